@@ -1,0 +1,83 @@
+"""What every command of this project shares: errors are one line and an exit code, files are whole or not there."""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+
+class InputError(ValueError):
+    """Something the user gave does not do. The text is one line: what is wrong and what to do (exit code 2)."""
+
+
+class RunError(RuntimeError):
+    """A run cannot go on, through no fault of its input. The text is one line (exit code 1)."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with one line for a wrong argument instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help lists what there is)\n")
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """An argparse type: a whole number that is not below `minimum`."""
+
+    def whole_number(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if number < minimum:
+            raise argparse.ArgumentTypeError(f"{number} is below {minimum}")
+        return number
+
+    return whole_number
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's text in one printable line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.encode(errors="backslashreplace").decode()
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run a command and leave with its exit code; errors that a user can act on become one line."""
+    try:
+        sys.exit(main())
+    except InputError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except (RunError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a name beside `path` to write to; what was written there is synced and takes the name `path`.
+
+    So a file is the old one or the new one, whole, whatever happens in between. The suffix stays, for those who look at
+    it.
+    """
+    beside = path.with_name(f".partial-{path.name}")
+    try:
+        yield beside
+        _sync(beside)
+        os.replace(beside, path)
+        _sync(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,128 @@
+"""What several tests need: a graph of one's own, the command, and the recording and pictures beside the project."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture
+def graph():
+    """An empty default graph, and Keras' session on it."""
+    from tf1 import keras, session_config, set_seed, tf
+
+    with tf.Graph().as_default() as graph, tf.Session(config=session_config()) as sess:
+        set_seed(0)
+        keras.backend.set_session(sess)
+        yield graph
+
+
+@pytest.fixture
+def sess(graph):
+    from tf1 import keras
+
+    return keras.backend.get_session()
+
+
+@pytest.fixture
+def run_command(tmp_path):
+    """Run one of the project's commands in an empty folder, as a user does."""
+
+    def run(script, *arguments, timeout=300, **environment):
+        return subprocess.run(
+            [sys.executable, str(ROOT / script), *map(str, arguments)],
+            cwd=tmp_path,
+            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run
+
+
+def tiny_pair():
+    """A pair with all that the article's has, and quickly built: for tests of what happens around the step."""
+    import models
+    from tf1 import keras
+
+    layers = keras.layers
+
+    def generator():
+        return keras.Sequential(
+            [
+                layers.InputLayer((5,)),
+                layers.Dense(48),
+                layers.BatchNormalization(),
+                layers.LeakyReLU(0.2),
+                layers.Reshape((4, 4, 3)),
+                layers.UpSampling2D(8),
+                layers.Activation("tanh"),
+            ]
+        )
+
+    def discriminator():
+        return keras.Sequential(
+            [
+                layers.InputLayer((32, 32, 3)),
+                layers.Conv2D(4, 4, strides=8),
+                layers.BatchNormalization(),
+                models.ConcatDiff(),
+                layers.Flatten(),
+                layers.Dense(1, activation="sigmoid"),
+            ]
+        )
+
+    return {"generator": generator, "discriminator": discriminator}
+
+
+class Result(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def dcgan(tmp_path, monkeypatch, capfd):
+    """The same for `python dcgan_keras.py`, in this process and a graph of its own: saves loading TensorFlow anew."""
+    import command
+    import dcgan_keras
+    import models
+    from tf1 import tf
+
+    monkeypatch.setitem(models.MODELS, "tiny", models.MODELS["article"]._replace(**tiny_pair()))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def run(*arguments):
+        capfd.readouterr()
+        with tf.Graph().as_default(), pytest.raises(SystemExit) as leaving:
+            command.run(lambda: dcgan_keras.main(list(map(str, arguments))))
+
+        return Result(leaving.value.code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def real_data(tmp_path_factory):
+    """A folder with real CIFAR-10 and MNIST in the layouts that users have them in."""
+    if not SHARED.exists():
+        pytest.skip("the real pictures are not here: no folder 'shared' beside the project")
+    folder = tmp_path_factory.mktemp("data")
+    subprocess.run([sys.executable, str(SHARED / "data" / "unpack.py"), str(folder)], check=True, capture_output=True)
+    return folder
+
+
+def bad_input(result):
+    """The one line on stderr of a command that refused its input."""
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
+    return result.stderr

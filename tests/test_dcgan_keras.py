@@ -1,0 +1,257 @@
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+from conftest import ROOT, SHARED
+
+import models
+from command import InputError
+from dcgan_keras import article_losses, gan, log_eps
+from tf1 import keras, tf
+
+RECORDING = SHARED / "golden" / "original_seed1.npz"
+
+
+class Fetches:
+    """Stands in for a session to see what a step asks of it."""
+
+    def run(self, fetches, feed_dict):
+        self.fetches, self.feed_dict = fetches, feed_dict
+        return [None, [0, 0]]
+
+
+def ancestors(fetches):
+    """Every operation that a `sess.run` of these fetches executes."""
+    todo, seen = [getattr(fetch, "op", fetch) for fetch in tf.nest.flatten(fetches)], set()
+    while todo:
+        op = todo.pop()
+        if op not in seen:
+            seen.add(op)
+            todo += [tensor.op for tensor in op.inputs] + list(op.control_inputs)
+    return seen
+
+
+# The losses.
+
+
+def test_log_eps_survives_zero(sess):
+    assert sess.run(log_eps(tf.constant(0.0))) == pytest.approx(np.log(1e-11))
+
+
+def test_losses_on_numbers_worked_out_by_hand(sess):
+    dloss, gloss = sess.run(article_losses(tf.constant([[0.25], [0.5]]), tf.constant([[0.8], [0.5]])))
+    by_hand = -(np.log(0.75) + np.log(0.5) + 0.1 * (np.log(0.2) + np.log(0.5)) + 0.9 * (np.log(0.8) + np.log(0.5))) / 2
+    assert dloss == pytest.approx(by_hand)
+    assert gloss == pytest.approx(-(np.log(0.25) + np.log(0.5)) / 2)
+
+
+def test_smoothing_wants_a_score_of_nine_tenths_for_real_pictures(sess):
+    scores = np.linspace(0.5, 0.99, 50)
+    losses = [sess.run(article_losses(tf.constant([[0.5]]), tf.constant([[s]], tf.float32)))[0] for s in scores]
+    assert scores[np.argmin(losses)] == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_a_saturated_discriminator_gives_finite_losses_and_gradients(score, sess):
+    gscore, rscore = tf.constant([[score]]), tf.constant([[1 - score]])
+    losses = article_losses(gscore, rscore)
+    gradients = [tf.gradients(losses[0], [gscore, rscore]), tf.gradients(losses[1], gscore)]
+    assert np.isfinite(np.hstack([np.ravel(value) for value in tf.nest.flatten(sess.run([losses, gradients]))])).all()
+
+
+# The step.
+
+
+def test_one_run_holds_each_forward_pass_once(graph):
+    gan_feed = gan(models.article_generator(), models.article_discriminator())
+    sess = Fetches()
+    gan_feed(sess, None, None)
+    ops = ancestors(sess.fetches)
+    count = Counter(op.type for op in ops)
+    assert count["Tanh"] == 1  # G's last layer: once, for both losses
+    assert count["Sigmoid"] == 2  # D's: once over generated and once over real pictures
+    assert sum("FusedBatchNorm" in op.type and "Grad" not in op.type for op in ops) == 4 + 2 * 3
+
+
+def test_a_pair_that_does_not_fit_is_refused_with_both_shapes(graph):
+    generator = keras.Sequential([keras.layers.InputLayer((100,)), keras.layers.Dense(12)])
+    with pytest.raises(InputError, match=r"\(12,\).*\(32, 32, 3\)"):
+        gan(generator, models.article_discriminator())
+
+
+def small_pair():
+    """A pair of any shape: 3 numbers in, 5 out."""
+    layers = keras.layers
+    generator = keras.Sequential([layers.InputLayer((3,)), layers.Dense(5, activation="tanh")])
+    discriminator = keras.Sequential(
+        [layers.InputLayer((5,)), layers.Dense(4, activation="tanh"), layers.Dense(1, activation="sigmoid")]
+    )
+    return generator, discriminator
+
+
+@pytest.fixture
+def float64():
+    keras.backend.set_floatx("float64")
+    yield
+    keras.backend.set_floatx("float32")
+
+
+def test_gradients_of_both_updates_agree_with_numerical_differences(float64, sess):
+    generator, discriminator = small_pair()
+    gan_feed = gan(generator, discriminator)
+    sess.run(tf.global_variables_initializer())
+    rng = np.random.default_rng(0)
+    images, noise = rng.standard_normal((6, 5)), rng.standard_normal((6, 3))
+    step = Fetches()
+    gan_feed(step, images, noise)
+    losses = step.fetches[1]
+
+    models_of = ((discriminator, losses[0]), (generator, losses[1]))
+    numerical = {}
+    for model, loss in models_of:
+        for weight in model.trainable_weights:
+            value = sess.run(weight)
+            slopes = np.empty_like(value)
+            for index in np.ndindex(value.shape):
+                sides = []
+                for change in (1e-5, -1e-5):
+                    moved = value.copy()
+                    moved[index] += change
+                    weight.load(moved, sess)
+                    sides.append(sess.run(loss, step.feed_dict))
+                slopes[index] = (sides[0] - sides[1]) / 2e-5
+            weight.load(value, sess)
+            numerical[weight.op.name] = slopes
+
+    gan_feed(sess, images, noise)
+    # After one step Adam's first moment is (1 - beta1) times the gradient.
+    moments = {v.op.name[: -len("/Adam")]: sess.run(v) for v in tf.global_variables() if v.op.name.endswith("/Adam")}
+    assert moments.keys() == numerical.keys()
+    for name, slopes in numerical.items():
+        np.testing.assert_allclose(moments[name] / (1 - 0.2), slopes, rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+def test_powers_of_beta_are_shared_and_both_updates_multiply_them(sess):
+    generator, discriminator = small_pair()
+    gan_feed = gan(generator, discriminator, beta1=0.5)
+    sess.run(tf.global_variables_initializer())
+    for _ in range(3):
+        gan_feed(sess, np.ones((2, 5)), np.ones((2, 3)))
+    powers = [sess.run(v) for v in tf.global_variables() if "beta1_power" in v.op.name]
+    assert powers == [pytest.approx(0.5**7)]  # one accumulator; it begins at beta1 and is multiplied twice a step
+
+
+def test_a_step_moves_each_network_by_its_own_loss_alone(sess):
+    """A discriminator that gives no gradient to the generator leaves it as it was, and the other way round."""
+    layers = keras.layers
+    generator, _ = small_pair()
+    blind = keras.Sequential([layers.InputLayer((5,)), layers.Dense(1, kernel_initializer="zeros", name="blind")])
+    gan_feed = gan(generator, blind, losses=lambda gscore, rscore: (tf.reduce_mean(rscore), tf.reduce_mean(gscore)))
+    sess.run(tf.global_variables_initializer())
+    before = generator.get_weights()
+    gan_feed(sess, np.ones((2, 5)), np.ones((2, 3)))
+    for old, new in zip(before, generator.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert (blind.get_weights()[0] < 0).all()  # it does move, down the slope of its own loss
+
+
+REPEAT = """
+import hashlib, sys, numpy as np
+import models
+from dcgan_keras import gan
+from tf1 import session_config, set_seed, tf
+set_seed(1)
+feed = gan(models.article_generator(), models.article_discriminator())
+rng = np.random.default_rng(0)
+digest = hashlib.sha256()
+with tf.Session(config=session_config()) as sess:
+    sess.run(tf.global_variables_initializer())
+    for _ in range(30):
+        losses = feed(sess, rng.random((32, 32, 32, 3), np.float32) - 0.5, rng.standard_normal((32, 100), np.float32))
+        digest.update(np.asarray(losses).tobytes())
+    for value in sess.run(tf.global_variables()):
+        digest.update(value.tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_two_runs_are_equal_to_the_last_bit():
+    runs = [
+        subprocess.run([sys.executable, "-c", REPEAT], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        for _ in range(2)
+    ]
+    assert len(runs[0]) == 65
+    assert runs[0] == runs[1]
+
+
+# Parity with a recording of the author's program (TensorFlow 1.0.1, Keras 1.2.2, CPU).
+
+
+@pytest.fixture(scope="module")
+def recording():
+    if not RECORDING.exists():
+        pytest.skip("the recording of the author's program is not here: ../shared/golden/original_seed1.npz")
+    return np.load(RECORDING)
+
+
+@pytest.fixture(scope="module")
+def replay(recording):
+    """The losses of 20 steps on what the recording was fed, and all weights after the first, by network."""
+    with tf.Graph().as_default(), tf.Session() as sess:
+        keras.backend.set_session(sess)
+        networks = {"g": models.article_generator(), "d": models.article_discriminator()}
+        gan_feed = gan(networks["g"], networks["d"])
+        sess.run(tf.global_variables_initializer())
+        for name, network in networks.items():
+            network.set_weights(recorded(recording, name, "init"))
+        losses = []
+        for step, (images, noise) in enumerate(zip(recording["images"], recording["z"], strict=True)):
+            losses.append(gan_feed(sess, np.float32(images) / 255 - np.float32(0.5), noise))
+            if step == 0:
+                weights = {name: network.get_weights() for name, network in networks.items()}
+        samples = networks["g"].predict(recording["sample_z"])
+    return np.array(losses), weights, samples
+
+
+def recorded(recording, network, moment):
+    weights = [recording[key] for key in sorted(recording) if key.startswith(f"{network}_{moment}_")]
+    if network == "g":  # Keras 1 has (rows, columns, in, out) for transposed convolutions, Keras 2 (..., out, in)
+        weights = [weight.swapaxes(2, 3) if weight.ndim == 4 else weight for weight in weights]
+    return weights
+
+
+def kinds(network):
+    """What each array of get_weights() is, layer by layer."""
+    normalized = ["kernel", "bias", "gamma", "beta", "mean", "variance"]
+    plain = ["kernel", "bias"]
+    return normalized * 4 + plain if network == "g" else plain + normalized * 3 + plain
+
+
+def test_losses_agree_with_the_recording(recording, replay):
+    error = np.abs(replay[0] / recording["losses"] - 1).max(axis=1)
+    assert error[0] < 1e-6
+    assert error[1] < 1e-4
+    assert error[2:10].max() < 1e-2
+
+
+def test_weights_after_one_step_agree_with_the_recording(recording, replay):
+    errors = {network: {} for network in "gd"}
+    for network, by_kind in errors.items():
+        theirs = recorded(recording, network, "step1")
+        for kind, our, their in zip(kinds(network), replay[1][network], theirs, strict=True):
+            by_kind.setdefault(kind, []).append(np.abs(our - their).ravel())
+    errors = {network: {kind: np.concatenate(e) for kind, e in kinds.items()} for network, kinds in errors.items()}
+    for kind in ("kernel", "gamma", "beta"):
+        assert errors["d"][kind].max() < 1e-5, kind
+        assert errors["g"][kind].max() < 2.4e-4, kind  # Adam may turn a gradient of about zero the other way
+    assert np.concatenate([errors["g"][kind] for kind in ("kernel", "gamma", "beta")]).mean() < 1e-6
+    for network in "gd":
+        assert errors[network]["mean"].max() < 1e-5
+        assert errors[network]["variance"].max() < 1e-3  # unbiased here, biased in Keras 1
+
+
+def test_samples_after_twenty_steps_agree_with_the_recording(recording, replay):
+    assert replay[2].shape == recording["samples_step20"].shape
+    assert np.abs(replay[2] - recording["samples_step20"]).mean() < 0.01

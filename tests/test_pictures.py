@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+import pictures
+
+
+def tiles(number, channels=3, size=4):
+    """Pictures of one colour each: the first is 10, the second 20 ..."""
+    return np.stack([np.full((size, size, channels), 10 * (i + 1), np.uint8) for i in range(number)])
+
+
+def test_grid_places_pictures_row_by_row_with_a_black_pixel_between():
+    picture = np.asarray(pictures.grid(tiles(5), columns=3))
+    assert picture.shape == (9, 14, 3)
+    assert picture[0, 0, 0] == 10 and picture[0, 5, 0] == 20 and picture[0, 10, 0] == 30
+    assert picture[5, 0, 0] == 40 and picture[5, 5, 0] == 50
+    assert not picture[4].any() and not picture[:, 4].any() and not picture[5:, 10:].any()
+
+
+def test_grid_is_about_square_and_enlarged_without_smoothing():
+    picture = np.asarray(pictures.grid(tiles(16), scale=3))
+    assert picture.shape == (57, 57, 3)
+    assert set(np.unique(picture)) == {0, *range(10, 170, 10)}
+
+
+def test_grid_of_grey_pictures_is_grey():
+    assert pictures.grid(tiles(4, channels=1)).mode == "L"
+
+
+@pytest.mark.parametrize(("height", "scale"), [(28, 2), (32, 2), (64, 1), (200, 1)])
+def test_small_tiles_are_enlarged(height, scale):
+    assert pictures.scale_for(height) == scale
+
+
+def test_gif_shows_the_frames_in_order_and_repeats(tmp_path):
+    frames = []
+    for i, image in enumerate(tiles(5)):
+        frames.append(tmp_path / f"{i}.png")
+        pictures.save_png(Image.fromarray(image), frames[-1])
+    pictures.save_gif(frames, tmp_path / "film.gif", milliseconds=50)
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.n_frames == 5 and film.info["loop"] == 0
+        seen = []
+        for i in range(5):
+            film.seek(i)
+            seen.append(film.convert("RGB").getpixel((0, 0))[0])
+    assert seen == [10, 20, 30, 40, 50]
+    assert not list(tmp_path.glob(".partial*"))

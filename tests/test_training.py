@@ -1,0 +1,241 @@
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+from conftest import ROOT, bad_input
+from PIL import Image
+
+import data
+import models
+import training
+from tf1 import keras, tf
+
+EVERY_FEW = ("--sample-every", "3", "--checkpoint-every", "4")
+SHORT = ("--dataset", "shapes", "--batch-size", "4", *EVERY_FEW, "--out", "run", "--model", "tiny")
+ARTICLE = (*SHORT[:-1], "article")
+
+
+def state(folder, step):
+    """Everything in a checkpoint, by name."""
+    with h5py.File(folder / f"checkpoint_{step:06d}.h5") as file:
+        return {name: file[name][()] for name in file}
+
+
+def same_bits(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_noise_depends_on_seed_and_step_alone():
+    noise = training.noise_for(1, 7, 4, (100,))
+    assert noise.shape == (4, 100) and noise.dtype == np.float32
+    np.testing.assert_array_equal(noise, training.noise_for(1, 7, 4, (100,)))
+    assert (noise != training.noise_for(1, 8, 4, (100,))).all()
+    assert (noise != training.noise_for(2, 7, 4, (100,))).all()
+
+
+def test_noise_is_standard_normal():
+    noise = training.noise_for(0, 1, 1000, (100,))
+    assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01
+
+
+def test_a_run_writes_what_it_promises(run_command, tmp_path):
+    result = run_command("dcgan_keras.py", *ARTICLE, "--steps", 7, "--keep-every", 5)
+    assert result.returncode == 0 and result.stderr == ""
+    assert "dloss" in result.stdout and "gloss" in result.stdout and "images/s" in result.stdout
+    out = tmp_path / "run"
+    names = {p.name for p in out.iterdir() if not p.name.startswith((".lock", "events.out"))}
+    assert names == {
+        *(f"step_{step:06d}.png" for step in (0, 3, 6, 7)),
+        *("checkpoint_000004.h5", "checkpoint_000007.h5"),
+        *("generator.h5", "discriminator.h5", "generator_000005.h5", "losses.csv", "progress.gif"),
+    }
+    assert [step for step, _, _ in training.read_losses(out / "losses.csv")] == list(range(1, 8))
+    with Image.open(out / "step_000007.png") as grid:
+        assert grid.size == (2 * (8 * 33 - 1),) * 2
+    with Image.open(out / "progress.gif") as film:
+        assert film.n_frames == 4
+
+
+def test_tensorboard_gets_losses_samples_and_the_graph(dcgan, tmp_path):
+    dcgan(*SHORT, "--steps", 4)
+    (file,) = (tmp_path / "run").glob("events.out.*")
+    scalars, images, graphs = {}, [], 0
+    for event in tf.train.summary_iterator(str(file)):
+        graphs += bool(event.graph_def)
+        for value in event.summary.value:
+            if value.HasField("image"):
+                images.append(event.step)
+            else:
+                scalars.setdefault(value.tag, []).append((event.step, np.float32(value.simple_value)))
+    rows = list(training.read_losses(tmp_path / "run" / "losses.csv"))
+    assert scalars["dloss"] == [(step, np.float32(dloss)) for step, dloss, _ in rows]
+    assert scalars["gloss"] == [(step, np.float32(gloss)) for step, _, gloss in rows]
+    assert images == [0, 3, 4] and graphs == 1
+
+
+def test_weights_files_load_with_keras(dcgan, tmp_path, graph):
+    dcgan(*ARTICLE, "--steps", 2)
+    for name, network in (("generator", models.article_generator()), ("discriminator", models.article_discriminator())):
+        before = network.get_weights()
+        network.load_weights(tmp_path / "run" / f"{name}.h5")
+        assert all((old != new).any() for old, new in zip(before, network.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("model", ["article", "tiny"])
+def test_a_resumed_run_ends_with_the_same_bits(model, dcgan, tmp_path):
+    """In one go, and cut between and at checkpoints, and in the middle of an epoch."""
+    dcgan(*SHORT[:-1], model, "--steps", 11, "--out", "whole")
+    for steps in (4, 5, 11):
+        result = dcgan(*SHORT[:-1], model, "--steps", steps, "--out", "pieces")
+        assert result.returncode == 0
+    assert "going on from step 5" in result.stdout
+    same_bits(state(tmp_path / "whole", 11), state(tmp_path / "pieces", 11))
+    for name in ("losses.csv", "step_000011.png", "step_000006.png"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "pieces" / name).read_bytes()
+
+
+def test_a_finished_run_says_so_and_changes_nothing(dcgan, tmp_path):
+    dcgan(*SHORT, "--steps", 2)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").iterdir()}
+    result = dcgan(*SHORT, "--steps", 2)
+    assert result.returncode == 0 and "is at step 2 already" in result.stdout
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").iterdir()} == before
+
+
+def test_restart_keeps_what_was_there(dcgan, tmp_path):
+    dcgan(*SHORT, "--steps", 2)
+    old = (tmp_path / "run" / "losses.csv").read_bytes()
+    result = dcgan(*SHORT, "--steps", 3, "--restart")
+    assert "what was in run is in run.1 now" in result.stdout
+    assert (tmp_path / "run.1" / "losses.csv").read_bytes() == old
+    assert not (tmp_path / "run" / "checkpoint_000002.h5").exists()
+
+
+@pytest.mark.parametrize("change", [("--batch-size", "5"), ("--seed", "3")])
+def test_a_checkpoint_of_another_run_is_refused(change, dcgan, tmp_path):
+    dcgan(*SHORT, "--steps", 2)
+    before = sorted(p.name for p in (tmp_path / "run").iterdir())
+    message = bad_input(dcgan(*SHORT, *change, "--steps", 4))
+    assert change[0].strip("-").replace("-", " ") in message and change[1] in message and "--restart" in message
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == before
+
+
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(dcgan, tmp_path):
+    dcgan(*SHORT, "--steps", 8)
+    whole = state(tmp_path / "run", 8)
+    newest = tmp_path / "run" / "checkpoint_000008.h5"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    result = dcgan(*SHORT, "--steps", 8)
+    assert result.returncode == 0 and "going on from step 4" in result.stdout
+    assert result.stderr.count("\n") == 1 and "checkpoint_000008.h5 is damaged" in result.stderr
+    same_bits(state(tmp_path / "run", 8), whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_leaves(number, tmp_path):
+    arguments = [
+        *SHORT,
+        "--model",
+        "article",
+        "--checkpoint-every",
+        "100000",
+        "--sample-every",
+        "100000",
+        "--steps",
+        "100000",
+    ]
+    command = [sys.executable, str(ROOT / "dcgan_keras.py"), *arguments]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        losses = tmp_path / "run" / "losses.csv"
+        while run.poll() is None and (not losses.exists() or losses.stat().st_size < 1000):
+            time.sleep(0.1)
+        run.send_signal(number)
+        stdout, stderr = run.communicate(timeout=60)
+    assert run.returncode == 128 + number and stderr == ""
+    last = stdout.splitlines()[-1]
+    (checkpoint,) = training.checkpoints(tmp_path / "run")
+    step = int(checkpoint.stem.split("_")[1])
+    assert last == f"stopped at step {step}, all saved: the same command goes on from there"
+    assert [row[0] for row in training.read_losses(losses)] == list(range(1, step + 1))
+
+
+def test_a_second_run_into_the_same_folder_is_refused(tmp_path, dcgan):
+    with training.locked(tmp_path / "run", restart=False):
+        assert "another run is writing to run" in bad_input(dcgan(*SHORT, "--steps", 2))
+
+
+def test_losses_that_are_no_numbers_stop_the_run(graph, tmp_path):
+    network = keras.Sequential([keras.layers.InputLayer((2, 2, 1))])
+    step = tf.get_variable("step", initializer=0)
+    count_up = step.assign_add(1)
+
+    def gan_feed(sess, images, noise):
+        return [np.float32(0.5), np.float32(np.nan) if sess.run(count_up) == 6 else np.float32(1)]
+
+    pictures = data.Dataset("these", np.zeros((9, 2, 2, 1), np.uint8), None, [])
+    with pytest.raises(training.RunError, match=r"step 6.*checkpoint_000004\.h5"):
+        training.train(
+            *(gan_feed, network, network, pictures, tmp_path / "run"),
+            pixels=(-1, 1),
+            steps=10,
+            batch_size=3,
+            seed=0,
+            sample_every=5,
+            checkpoint_every=2,
+        )
+    assert [row[0] for row in training.read_losses(tmp_path / "run" / "losses.csv")] == [1, 2, 3, 4, 5]
+
+
+def test_weights_that_are_no_numbers_are_not_saved(graph, tmp_path, sess):
+    variable = tf.get_variable("weight", initializer=np.float32([1, np.inf]))
+    sess.run(variable.initializer)
+    with pytest.raises(training.RunError):
+        training.save_checkpoint(tmp_path, sess, 5, {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("argument", [("--steps", "0"), ("--batch-size", "0"), ("--dataset", "x"), ("--model", "x")])
+def test_wrong_arguments_are_told_in_one_line(argument, dcgan, tmp_path):
+    assert argument[0] in bad_input(dcgan(*argument))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_one_line(dcgan, tmp_path):
+    (tmp_path / "file").touch()
+    message = bad_input(dcgan(*SHORT, "--out", "file/run"))
+    assert "--out file/run cannot be written" in message
+
+
+def closer_to_the_data(out, pixels, dataset, graph):
+    """The distance of G's samples from the data by mean and standard deviation per channel, before and after a run."""
+    generator = models.article_generator()
+    statistics = []
+    for weights in (None, out / "generator.h5"):
+        if weights:
+            generator.load_weights(weights)
+        samples = data.unscale(generator.predict(training.noise_for(0, 0, 512, (100,))), pixels)
+        statistics.append(np.ravel([samples.mean((0, 1, 2)), samples.std((0, 1, 2))]))
+    real = np.ravel([dataset.images[:5000].mean((0, 1, 2)), dataset.images[:5000].std((0, 1, 2))])
+    before, after = (np.abs(s - real).mean() for s in statistics)
+    assert after < 0.9 * before
+
+
+def test_200_steps_on_shapes_bring_samples_closer_to_the_data(run_command, tmp_path, graph):
+    result = run_command("dcgan_keras.py", "--dataset", "shapes", "--steps", 200)
+    assert result.returncode == 0 and result.stderr == ""
+    closer_to_the_data(tmp_path / "samples" / "shapes", (-0.5, 0.5), data.load("shapes", (32, 32, 3)), graph)
+
+
+def test_200_steps_on_real_cifar10_bring_samples_closer_to_the_data(run_command, tmp_path, graph, real_data):
+    result = run_command("dcgan_keras.py", "--dataset", "cifar10", "--data-dir", real_data, "--steps", 200)
+    assert result.returncode == 0 and result.stderr == ""
+    cifar10 = data.load("cifar10", (32, 32, 3), data_dir=real_data)
+    closer_to_the_data(tmp_path / "samples" / "cifar10", (-0.5, 0.5), cifar10, graph)

@@ -1,0 +1,310 @@
+"""The loop around the step: progress, samples, logs, checkpoints, and going on where a run stopped.
+
+What a run leaves in its folder:
+
+    step_000500.png ...     samples from the same noise each time        progress.gif    the same as a film, at the end
+    losses.csv              step, dloss, gloss                           events.out...   the same for TensorBoard
+    generator.h5, discriminator.h5      weights, for Keras' load_weights
+    checkpoint_000500.h5 ...            the whole training state, the newest two
+"""
+
+import contextlib
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+import data
+import pictures
+from command import InputError, RunError, replacing
+from tf1 import keras, session_config, tf
+
+SAMPLES = 64  # pictures in a grid
+HEADER = 512  # bytes in front of a checkpoint's HDF5 part, for its checksum
+
+
+def noise_for(seed: int, step: int, batch_size: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The noise of a step, (batch_size, *shape) float32. It depends on seed and step alone, so a resumed run has it."""
+    return np.random.default_rng([seed, step, 1]).standard_normal((batch_size, *shape), dtype=np.float32)
+
+
+def train(
+    gan_feed: Callable,
+    generator: keras.Model,
+    discriminator: keras.Model,
+    dataset: data.Dataset,
+    out: Path,
+    *,
+    pixels: tuple[float, float],
+    steps: int,
+    batch_size: int,
+    seed: int,
+    sample_every: int,
+    checkpoint_every: int,
+    keep_every: int | None = None,
+    restart: bool = False,
+    settings: dict | None = None,
+) -> int:
+    """Train up to step `steps` in the default graph, going on from what is in `out`. Returns an exit code.
+
+    pixels: what black and white are to the discriminator. settings: what else must be the same for a run to go on.
+    Raises InputError when `out` cannot be used, and RunError when the losses are no longer numbers.
+    """
+    settings = {**(settings or {}), "batch size": batch_size, "seed": seed, "pictures": len(dataset.images)}
+    batches = data.batches(dataset, batch_size, pixels, seed)  # refuses a dataset that is too small: before any file
+    with locked(out, restart), tf.Session(config=session_config()) as sess:
+        keras.backend.set_session(sess)
+        sess.run(tf.global_variables_initializer())
+        keras.backend.get_session()  # Keras adds its own operations here, so that the graph can be closed
+        sample = sampler(generator, pixels, noise_for(seed, 0, SAMPLES, generator.input_shape[1:]))
+        tf.get_default_graph().finalize()
+
+        start = restore(sess, out, settings)
+        if start >= steps:
+            print(f"{out} is at step {start} already: --steps goes on from there, --restart begins anew")
+            return 0
+        if start:
+            batches = data.batches(dataset, batch_size, pixels, seed, start=start)
+            print(f"going on from step {start}")
+
+        def save(step):
+            save_checkpoint(out, sess, step, settings)
+            for name, model in (("generator", generator), ("discriminator", discriminator)):
+                save_weights(model, out / f"{name}.h5")
+
+        with Logs(out, start, sess.graph) as logs, Stop() as stop:
+            if start == 0:
+                logs.samples(0, sample(sess))
+            bar = keras.utils.Progbar(
+                steps - start,
+                interval=0.2 if sys.stdout.isatty() else 30,
+                stateful_metrics=["dloss", "gloss", "images/s"],
+            )
+            began = time.perf_counter()
+            for step in range(start + 1, steps + 1):
+                images, _ = next(batches)
+                dloss, gloss = gan_feed(sess, images, noise_for(seed, step, batch_size, generator.input_shape[1:]))
+                if not (math.isfinite(dloss) and math.isfinite(gloss)):
+                    raise not_a_number(step, out)
+                logs.losses(step, dloss, gloss)
+                speed = (step - start) * batch_size / (time.perf_counter() - began)
+                bar.update(step - start, [("dloss", dloss), ("gloss", gloss), ("images/s", speed)])
+                if step % sample_every == 0 or step == steps:
+                    logs.samples(step, sample(sess))
+                if keep_every and step % keep_every == 0:
+                    save_weights(generator, out / f"generator_{step:06d}.h5")
+                if step % checkpoint_every == 0 or step == steps or stop.signal:
+                    logs.flush()
+                    save(step)
+                if stop.signal:
+                    print(f"\nstopped at step {step}, all saved: the same command goes on from there")
+                    return 128 + stop.signal
+        frames = sorted(out.glob("step_*.png"))
+        pictures.save_gif(frames, out / "progress.gif")
+        print(f"{out}: {steps} steps done, {frames[-1].name} shows samples")
+        return 0
+
+
+def sampler(generator: keras.Model, pixels: tuple[float, float], noise: np.ndarray) -> Callable:
+    """Returns `sample(sess)`, G's pictures for this noise as uint8. As in use, not as in training: moving averages."""
+    placeholder = tf.placeholder(tf.float32, (None, *generator.input_shape[1:]))
+    generated = generator(placeholder, training=False)
+    return lambda sess: data.unscale(sess.run(generated, {placeholder: noise}), pixels)
+
+
+def not_a_number(step: int, out: Path) -> RunError:
+    last = max(checkpoints(out), default=None)
+    kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+    return RunError(f"the losses are no longer numbers at step {step}; {kept}")
+
+
+# The folder of a run.
+
+
+@contextlib.contextmanager
+def locked(out: Path, restart: bool) -> Iterator[None]:
+    """Make the folder and keep other runs out of it. The lock is the system's, so a killed run leaves none behind."""
+    try:
+        if restart and out.exists():
+            with locked(out, restart=False):
+                kept = next(p for n in range(1, 10**6) if not (p := out.with_name(f"{out.name}.{n}")).exists())
+                out.rename(kept)
+            print(f"what was in {out} is in {kept} now")
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(out / ".lock", os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise InputError(f"another run is writing to {out}: give this one another --out") from None
+    finally:
+        os.close(descriptor)
+
+
+class Stop:
+    """Within it, SIGINT and SIGTERM are remembered in `signal`; a second one ends the process at once."""
+
+    def __enter__(self):
+        self.signal = 0
+        self.before = {number: signal.signal(number, self.remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def remember(self, number, frame):
+        if self.signal:
+            os._exit(128 + number)  # harmless: a file is the old one or the new one, whole
+        self.signal = number
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+# Logs.
+
+
+class Logs:
+    """losses.csv, the samples, and the same for TensorBoard; from `start` on, later lines of a lost run are dropped."""
+
+    def __init__(self, out: Path, start: int, graph: tf.Graph):
+        self.out = out
+        self.rows: list[str] = []
+        with replacing(out / "losses.csv") as beside:
+            beside.write_text("step,dloss,gloss\n" + "".join(map(csv_row, read_losses(out / "losses.csv", start))))
+        self.file = open(out / "losses.csv", "a")  # noqa: SIM115 (closed by __exit__)
+        self.summaries = tf.summary.FileWriter(str(out), graph if start == 0 else None)
+        self.summaries.add_session_log(tf.SessionLog(status=tf.SessionLog.START), start + 1)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.flush()
+        self.file.close()
+        self.summaries.close()
+
+    def losses(self, step: int, dloss: np.float32, gloss: np.float32) -> None:
+        self.rows.append(csv_row((step, dloss, gloss)))
+        values = [tf.Summary.Value(tag=tag, simple_value=value) for tag, value in (("dloss", dloss), ("gloss", gloss))]
+        self.summaries.add_summary(tf.Summary(value=values), step)
+        if len(self.rows) >= 100:
+            self.flush()
+
+    def samples(self, step: int, images: np.ndarray) -> None:
+        """images: (number, height, width, channels) uint8."""
+        picture = pictures.grid(images, scale=pictures.scale_for(images.shape[1]))
+        pictures.save_png(picture, self.out / f"step_{step:06d}.png")
+        encoded = io.BytesIO()
+        picture.save(encoded, "PNG")
+        image = tf.Summary.Image(height=picture.height, width=picture.width, encoded_image_string=encoded.getvalue())
+        self.summaries.add_summary(tf.Summary(value=[tf.Summary.Value(tag="samples", image=image)]), step)
+
+    def flush(self) -> None:
+        self.file.write("".join(self.rows))
+        self.file.flush()
+        self.summaries.flush()
+        self.rows.clear()
+
+
+def csv_row(row: tuple[int, float, float]) -> str:
+    step, dloss, gloss = row
+    return f"{step},{dloss:.9g},{gloss:.9g}\n"  # nine digits tell any two float32 apart
+
+
+def read_losses(path: Path, last: int | None = None) -> Iterator[tuple[int, float, float]]:
+    """The rows (step, dloss, gloss) of a losses.csv, up to step `last`. A line that was cut short ends it."""
+    if not path.exists():
+        return
+    with open(path, newline="") as file:
+        for row in csv.DictReader(file):
+            try:
+                step, dloss, gloss = int(row["step"]), float(row["dloss"]), float(row["gloss"])
+            except (TypeError, ValueError, KeyError):
+                return
+            if last is not None and step > last:
+                return
+            yield step, dloss, gloss
+
+
+# Checkpoints.
+
+
+def checkpoints(out: Path) -> list[Path]:
+    return sorted(out.glob("checkpoint_*.h5"))
+
+
+def save_weights(model: keras.Model, path: Path) -> None:
+    with replacing(path) as beside:
+        model.save_weights(beside, save_format="h5")
+
+
+def save_checkpoint(out: Path, sess: tf.Session, step: int, settings: dict) -> None:
+    """Write all variables of the graph (weights, moving averages, Adam's slots and powers), one at a time."""
+    with replacing(out / f"checkpoint_{step:06d}.h5") as beside:
+        with h5py.File(beside, "w", userblock_size=HEADER) as file:
+            file.attrs["step"] = step
+            file.attrs["settings"] = json.dumps(settings)
+            for variable in tf.global_variables():
+                value = sess.run(variable)
+                if not np.isfinite(value).all():
+                    raise not_a_number(step + 1, out)
+                file[dataset_name(variable)] = value
+        with open(beside, "r+b") as file:
+            file.seek(HEADER)
+            checksum = sha256(file)
+            file.seek(0)
+            file.write(checksum.encode())
+    for old in checkpoints(out)[:-2]:
+        old.unlink()
+
+
+def restore(sess: tf.Session, out: Path, settings: dict) -> int:
+    """Load the newest checkpoint in `out` that is whole and return its step, or 0 where there is none.
+
+    Raises InputError when the checkpoint is one of another run (`settings`), or when all of them are damaged.
+    """
+    for path in reversed(checkpoints(out)):
+        with open(path, "rb") as file:
+            checksum = file.read(HEADER).rstrip(b"\0")
+            whole = checksum == sha256(file).encode()
+        if not whole:
+            print(f"{path} is damaged (its checksum is wrong): trying the one before it", file=sys.stderr)
+            continue
+        with h5py.File(path, "r") as file:
+            saved = json.loads(file.attrs["settings"])
+            for name in settings:
+                if saved.get(name) != settings[name]:
+                    raise InputError(
+                        f"{path} was made with {name} {saved.get(name)}, not {settings[name]}: "
+                        "run it with that, or give another --out or --restart"
+                    )
+            for variable in tf.global_variables():
+                variable.load(file[dataset_name(variable)][()], sess)
+            return int(file.attrs["step"])
+    if checkpoints(out):
+        raise InputError(f"every checkpoint in {out} is damaged: --restart begins anew")
+    return 0
+
+
+def dataset_name(variable: tf.Variable) -> str:
+    return variable.op.name.replace("/", ".")  # HDF5 takes a slash for a group; Adam's names lie below the weights'
+
+
+def sha256(file: io.BufferedReader) -> str:
+    """The SHA-256 of the rest of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
