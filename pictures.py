@@ -1,10 +1,11 @@
-"""Pictures of samples: grids and the GIF of a run. All arrays are uint8, (number, height, width, channels)."""
+"""Pictures of samples: grids, perhaps numbered, and GIFs. All arrays are uint8, (number, height, width, channels)."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from command import replacing
 
@@ -30,14 +31,36 @@ def scale_for(height: int) -> int:
     return max(1, 64 // height)
 
 
-def save_png(picture: Image.Image, path: Path) -> None:
+def numbered(images: np.ndarray, numbers: Sequence[int], scale: int = 1) -> np.ndarray:
+    """Enlarge pictures and write each one's number below it: (number, height * scale + 12, width * scale, channels)."""
+    tiles = []
+    for image, number in zip(enlarged(images, scale), numbers, strict=True):
+        tile = Image.fromarray(np.pad(image, ((0, 12), (0, 0), (0, 0))).squeeze(-1 if image.shape[-1] == 1 else ()))
+        ImageDraw.Draw(tile).text(
+            (tile.width // 2, image.shape[0]), str(number), fill="white", anchor="ma", font_size=10
+        )
+        tiles.append(np.asarray(tile).reshape(tile.height, tile.width, -1))
+    return np.stack(tiles)
+
+
+def enlarged(images: np.ndarray, scale: int) -> np.ndarray:
+    """Every pixel as a square of `scale` x `scale` pixels."""
+    return images.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
+def save_png(picture: Image.Image, path: Path, settings: dict[str, object] | None = None) -> None:
+    """Save a picture; `settings`, how it was made, goes into the file as text (tEXt chunks)."""
+    text = PngInfo()
+    for name, value in (settings or {}).items():
+        text.add_text(name, str(value))
     with replacing(path) as beside:
-        picture.save(beside)
+        picture.save(beside, pnginfo=text)
 
 
-def save_gif(frames: Sequence[Path], path: Path, milliseconds: int = 150) -> None:
-    """Make an endless GIF of the pictures in these files, in their order; the last one stays for two seconds."""
-    pictures = (Image.open(frame).quantize(128) for frame in frames)
-    durations = [milliseconds] * (len(frames) - 1) + [2000]
+def save_gif(frames: Sequence[Path | Image.Image], path: Path, milliseconds: int = 150, last: int = 2000) -> None:
+    """Make an endless GIF of these pictures, or of those in these files, in their order; the last one stays longer."""
+    opened = (frame if isinstance(frame, Image.Image) else Image.open(frame) for frame in frames)
+    pictures = (frame.quantize(128) for frame in opened)
+    durations = [milliseconds] * (len(frames) - 1) + [last]
     with replacing(path) as beside:
         next(pictures).save(beside, save_all=True, append_images=pictures, duration=durations, loop=0, optimize=True)
