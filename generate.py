@@ -24,7 +24,7 @@ import data
 import models
 import pictures
 import weights
-from command import InputError
+from command import InputError, RunError
 from tf1 import keras, session_config, tf
 
 BATCH = 64
@@ -89,8 +89,9 @@ class Generator:
         images = []
         for i in range(0, len(latents), BATCH):
             values = [labels[i : i + BATCH], latents[i : i + BATCH]][-len(self.inputs) :]
-            images.append(sess.run(self.output, dict(zip(self.inputs, values, strict=True))))
-        return to_uint8(np.concatenate(images), self.pixels)
+            made = sess.run(self.output, dict(zip(self.inputs, values, strict=True)))
+            images.append(to_uint8(made, self.pixels))
+        return np.concatenate(images)
 
 
 def to_uint8(images: np.ndarray, pixels: tuple[float, float]) -> np.ndarray:
@@ -196,12 +197,11 @@ def larger(generator: Generator, arguments) -> list[Path]:
     convolutions = fully_convolutional(generator)
     height, width = arguments.size
     shape = (noise_size(generator, convolutions, height), noise_size(generator, convolutions, width))
-    latent = tf.placeholder(tf.float32, (None, *shape, *generator.latent[-1:]))
-    output = latent
-    for layer in convolutions:
+    noise = noise_of(arguments.seed, (*shape, *generator.latent))[np.newaxis]
+    output = overlapping(convolutions[0], tf.constant(noise))
+    for layer in convolutions[1:]:
         output = layer(output, training=False) if takes_training(layer) else layer(output)
-    noise = noise_of(arguments.seed, tuple(latent.shape.as_list()[1:]))[np.newaxis]
-    image = to_uint8(keras.backend.get_session().run(output, {latent: noise}), generator.pixels)
+    image = to_uint8(keras.backend.get_session().run(output), generator.pixels)
     return [save(pictures.grid(image), arguments.out, generator, arguments, [arguments.seed])]
 
 
@@ -221,6 +221,9 @@ def fully_convolutional(generator: Generator) -> list[keras.layers.Layer]:
     first, rest = layers[0], layers[1:]
     if not (isinstance(first, keras.layers.Reshape) and first.target_shape == (1, 1, *generator.latent)):
         raise InputError(f"{generator.name} begins with {first.name}: --size needs a fully convolutional generator")
+    linear = keras.activations.linear
+    if not (rest and isinstance(rest[0], keras.layers.Conv2DTranspose) and rest[0].activation is linear):
+        raise InputError(f"{generator.name} does not begin with a transposed convolution: --size needs one")
     for layer in rest:
         if not isinstance(layer, CONVOLUTIONAL):
             raise InputError(f"{generator.name} has {layer.name}: --size needs a fully convolutional generator")
@@ -244,6 +247,19 @@ def noise_size(generator: Generator, convolutions: list[keras.layers.Layer], siz
     return 1 + (size - least) // step
 
 
+def overlapping(layer: keras.layers.Conv2DTranspose, noise: tf.Tensor) -> tf.Tensor:
+    """The first layer on a grid of noise, with the variance that it has on a single vector.
+
+    Every place is the sum of as many kernels as overlap there, 4x4 of them in the article's G; what follows was trained
+    on one. A sum of n independent parts has n times the variance, so it is divided by the root of n.
+    """
+    kernel = tf.ones((*layer.kernel_size, 1, 1))
+    shape = (1, *layer.compute_output_shape(noise.shape.as_list())[1:3], 1)
+    parts = tf.nn.conv2d_transpose(tf.ones_like(noise[..., :1]), kernel, shape, layer.strides, layer.padding.upper())
+    bias = layer.bias if layer.use_bias else 0.0
+    return (layer(noise) - bias) / tf.sqrt(tf.maximum(parts, 1)) + bias
+
+
 def takes_training(layer: keras.layers.Layer) -> bool:
     return isinstance(layer, (keras.layers.BatchNormalization, keras.layers.Dropout))
 
@@ -258,7 +274,10 @@ def export(generator: Generator, arguments) -> list[Path]:
     inputs = dict(zip(["label", "noise"][-len(generator.inputs) :], generator.inputs, strict=True))
     outputs = {"images": tf.cast(tf.clip_by_value(scaled, 0, 255), tf.uint8)}
     with new_folder(arguments.out) as partial:
-        tf.saved_model.simple_save(keras.backend.get_session(), str(partial), inputs, outputs)
+        try:
+            tf.saved_model.simple_save(keras.backend.get_session(), str(partial), inputs, outputs)
+        except tf.errors.OpError as error:  # a full disk: what Python tells by an OSError, TensorFlow tells by this
+            raise RunError(f"--out {arguments.out} could not be written: {error.message}") from error
     return [arguments.out]
 
 
@@ -270,6 +289,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{path.name}")
     shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
     try:
         yield partial
         partial.rename(path)
@@ -280,9 +300,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 def save(picture: Image.Image, path: Path, generator: Generator, arguments, seeds: list[int] | None = None) -> Path:
     """Save a picture with the settings that make it again."""
     settings = {name: value for name, value in vars(arguments).items() if name in SETTINGS and value is not None}
-    with open(arguments.weights, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256") if sys.version_info >= (3, 11) else hashlib.sha256(file.read())
-    settings |= {"model": generator.name, "weights": f"{arguments.weights.name} sha256 {digest.hexdigest()}"}
+    digest = hashlib.sha256(arguments.weights.read_bytes()).hexdigest()
+    settings |= {"model": generator.name, "weights": f"{arguments.weights.name} sha256 {digest}"}
     if seeds:
         settings["seeds"] = seeds
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -391,7 +410,7 @@ def main(given: Sequence[str] | None = None) -> None:
             )
         try:
             written = arguments.function(generator, arguments)
-        except OSError as error:
+        except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
             raise InputError(f"--out {arguments.out} cannot be written: {error.strerror}") from error
     print(*written[:3], *(["..."] if len(written) > 3 else []))
 

@@ -1,0 +1,349 @@
+"""What can be made of trained weights: every picture again from its seeds, and every wrong wish refused in one line."""
+
+import argparse
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from conftest import Result, bad_input
+from PIL import Image
+from test_weights import filled
+
+import command
+import generate
+import models
+from tf1 import keras, tf
+
+layers = keras.layers
+CLASSES = 3
+
+
+def dense():
+    return keras.Sequential(
+        [
+            layers.InputLayer((5,)),
+            layers.Dense(48),
+            layers.BatchNormalization(),
+            layers.Dropout(0.9),  # were it on, no picture could be made again
+            layers.Reshape((4, 4, 3)),
+            layers.Activation("tanh"),
+        ]
+    )
+
+
+def convolutional(first=None):
+    return keras.Sequential(
+        [
+            layers.InputLayer((6,)),
+            layers.Reshape((1, 1, 6)),
+            first or layers.Conv2DTranspose(5, 4),  # 4x4
+            layers.BatchNormalization(),
+            layers.LeakyReLU(0.2),
+            layers.Conv2DTranspose(1, 4, strides=2, padding="same"),  # 8x8
+            layers.Activation("tanh"),
+        ]
+    )
+
+
+def conditional():
+    """As in an AC-GAN: the embedding of the class, times the latent vector."""
+    label, latent = keras.Input((1,), dtype="int32"), keras.Input((7,))
+    mixed = layers.Multiply()([layers.Flatten()(layers.Embedding(CLASSES, 7)(label)), latent])
+    return keras.Model([label, latent], layers.Reshape((4, 4, 3))(layers.Dense(48, activation="tanh")(mixed)))
+
+
+GENERATORS = {"dense": dense, "convolutional": convolutional, "conditional": conditional}
+
+
+@pytest.fixture(autouse=True)
+def small_models(monkeypatch):
+    pairs = {
+        name: models.MODELS["article"]._replace(generator=build, pixels=(-1.0, 1.0))
+        for name, build in GENERATORS.items()
+    }
+    monkeypatch.setattr(models, "MODELS", pairs)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Write the weights of a model to a file named after it."""
+
+    def write(name, build=None):
+        path = tmp_path / f"{name}.h5"
+        with tf.Graph().as_default(), tf.Session() as sess:
+            keras.backend.set_session(sess)
+            model = filled((build or GENERATORS[name])())
+            signs = np.random.default_rng(1)
+            for weight in model.trainable_weights:
+                value = keras.backend.get_value(weight)
+                keras.backend.set_value(weight, value * signs.choice([-0.3, 0.3], value.shape))
+            model.save_weights(path, save_format="h5")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):
+    """`python generate.py` in this process and a graph of its own: saves loading TensorFlow anew."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        capfd.readouterr()
+        with tf.Graph().as_default(), pytest.raises(SystemExit) as leaving:
+            command.run(lambda: generate.main(list(map(str, arguments))))
+        result = Result(leaving.value.code or 0, *capfd.readouterr())
+        assert not list(tmp_path.rglob(".partial*"))
+        return result
+
+    return run
+
+
+def made(result):
+    """The picture that a command made, as an array."""
+    assert result.returncode == 0, result.stderr
+    with Image.open(result.stdout.split()[0]) as picture:
+        return np.asarray(picture)
+
+
+# The latent space.
+
+
+def test_slerp_goes_along_the_sphere_at_even_speed():
+    a, b = np.float32([1, 0, 0]), np.float32([0, 1, 0])
+    for t in (0, 0.25, 0.5, 1):
+        expected = [np.cos(t * np.pi / 2), np.sin(t * np.pi / 2), 0]
+        np.testing.assert_allclose(generate.slerp(a, b, t), expected, atol=1e-7)
+
+
+def test_slerp_of_a_grid_of_noise_starts_and_ends_exactly():
+    a, b = generate.noise_of(1, (2, 3, 4)), generate.noise_of(2, (2, 3, 4))
+    np.testing.assert_array_equal(generate.slerp(a, b, 0), a)
+    np.testing.assert_array_equal(generate.slerp(a, b, 1), b)
+
+
+@pytest.mark.parametrize("factor", [1, 2, -1, 0])
+def test_slerp_of_parallel_vectors_is_linear(factor):
+    a = np.float32([3, 4])
+    np.testing.assert_allclose(generate.slerp(a, factor * a, 0.5), a * (1 + factor) / 2, atol=1e-6)
+
+
+def test_a_seed_always_stands_for_the_same_noise():
+    np.testing.assert_array_equal(
+        generate.noise_of(7, (5,)), np.random.default_rng(7).standard_normal(5, dtype=np.float32)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("0-3", [0, 1, 2, 3]), ("7", [7]), ("3,7,12", [3, 7, 12]), ("9, 1-2,9", [9, 1, 2, 9])]
+)
+def test_lists_of_seeds(text, expected):
+    assert generate.seeds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", ",", "1,", "-1", "3-1", "a", "1.5", "0-10000", "0-9999,1", "9" * 19, "1--2", "²"])
+def test_lists_that_are_none(text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        generate.seeds(text)
+
+
+# What can be made.
+
+
+def test_without_a_command_it_makes_a_grid_of_64_and_recognizes_the_model(run, weights):
+    for name in GENERATORS:
+        picture = made(run("--weights", weights(name)))
+        size = 64 + 1 if name != "convolutional" else 64 + 8  # tiles of 4x4 and 8x8, each enlarged to 64, and gaps
+        assert picture.shape[0] == picture.shape[1] == 8 * size - (size - 64)
+
+
+def test_every_tile_can_be_made_again_alone(run, weights):
+    path = weights("dense")
+    whole = made(run("grid", "--weights", path, "--seeds", "5-90", "--columns", "10"))
+    step, tile = 5 * 16, 4 * 16  # tiles of 4 pixels and a gap of one, enlarged 16 times
+    run("single", "--weights", path, "--seeds", "17,88", "--out", "one")
+    for seed in (17, 88):
+        row, column = divmod(seed - 5, 10)
+        with Image.open(f"one/seed_{seed:06d}.png") as single:
+            expected = np.asarray(single).repeat(16, axis=0).repeat(16, axis=1)
+        np.testing.assert_array_equal(
+            whole[row * step : row * step + tile, column * step : column * step + tile], expected
+        )
+
+
+def test_numbers_are_written_below_the_tiles(run, weights):
+    path = weights("dense")
+    plain = made(run("grid", "--weights", path, "--seeds", "8", "--columns", "1"))
+    numbered = made(run("grid", "--weights", path, "--seeds", "8", "--columns", "1", "--numbers"))
+    np.testing.assert_array_equal(numbered[:64], plain)
+    assert numbered[64:].max() == 255
+
+
+def test_a_picture_carries_what_makes_it_again(run, weights):
+    run("grid", "--weights", weights("dense"), "--seeds", "2,3", "--out", "sub/folder/g.png")
+    with Image.open("sub/folder/g.png") as picture:
+        text = picture.text
+    assert text["command"] == "grid" and text["seeds"] == "[2, 3]" and text["model"] == "dense"
+    assert text["weights"].startswith("dense.h5 sha256 ")
+
+
+def test_a_walk_goes_from_seed_to_seed(run, weights, tmp_path):
+    path = weights("dense")
+    strip = made(run("walk", "--weights", path, "--seeds", "1,2,3", "--frames", "5", "--out", "w.png"))
+    grid = made(run("grid", "--weights", path, "--seeds", "1,2,3", "--columns", "3"))
+    tile = lambda picture, row, column: picture[row * 80 : row * 80 + 64, column * 80 : column * 80 + 64]  # noqa: E731
+    for row in (0, 1):
+        np.testing.assert_array_equal(tile(strip, row, 0), tile(grid, 0, row))
+        np.testing.assert_array_equal(tile(strip, row, 4), tile(grid, 0, row + 1))
+        assert (tile(strip, row, 2) != tile(strip, row, 0)).any()
+    with Image.open(tmp_path / "w.gif") as film:
+        assert film.n_frames == 9  # the joint of both legs is shown once
+    run("walk", "--weights", path, "--seeds", "1,2,3", "--frames", "5", "--loop", "--out", "w.png")
+    with Image.open(tmp_path / "w.gif") as film:
+        assert film.n_frames == 12
+
+
+def test_arithmetic_adds_up_as_the_means_of_the_noise_do(run, weights):
+    path = weights("dense")
+    picture = made(
+        run("arithmetic", "--weights", path, "--mean", "1,2", "--minus", "2,1", "--plus", "4", "--out", "a.png")
+    )
+    assert picture.shape[:2] == (4 * 80 - 16, 3 * 80 - 16)
+    tile = lambda row, column: picture[row * 80 : row * 80 + 64, column * 80 : column * 80 + 64]  # noqa: E731
+    np.testing.assert_array_equal(tile(0, 0), tile(1, 1))  # seed 1
+    np.testing.assert_array_equal(tile(0, 2), tile(1, 2))  # equal means
+    np.testing.assert_array_equal(tile(2, 2), tile(2, 0))  # a mean of one
+    np.testing.assert_array_equal(tile(3, 2), tile(2, 2))  # a - a + c = c
+    assert not tile(2, 1).any() and not tile(3, 0).any()
+
+
+def test_classes_are_rows(run, weights):
+    path = weights("conditional")
+    picture = made(run("classes", "--weights", path, "--seeds", "0-4"))
+    assert picture.shape[:2] == (CLASSES * 80 - 16, 5 * 80 - 16)
+    for label in range(CLASSES):
+        row = made(run("grid", "--weights", path, "--seeds", "0-4", "--columns", "5", "--class", label))
+        np.testing.assert_array_equal(picture[label * 80 : label * 80 + 64], row)
+    assert (picture[:64] != picture[80 : 80 + 64]).any()
+
+
+def test_the_smallest_larger_picture_is_the_sample_itself(run, weights):
+    path = weights("convolutional")
+    np.testing.assert_array_equal(
+        made(run("larger", "--weights", path, "--size", "8", "--seed", "3")),
+        made(run("single", "--weights", path, "--seeds", "3")),
+    )
+
+
+def test_larger_pictures_have_the_size_asked_for_and_the_contrast_of_samples(run, weights):
+    path = weights("convolutional")
+    picture = made(run("larger", "--weights", path, "--size", "40x24"))
+    assert picture.shape == (40, 24)
+    samples = made(run("grid", "--weights", path, "--seeds", "0-399"))
+    large = made(run("larger", "--weights", path, "--size", "200"))
+    assert large.std() == pytest.approx(samples[samples > 0].std(), rel=0.25)
+
+
+def test_a_part_of_a_larger_picture_depends_only_on_the_noise_around_it(graph):
+    """What a fully convolutional network promises: shift the noise, and the picture shifts."""
+    with tf.Session().as_default() as sess:
+        keras.backend.set_session(sess)
+        generator = generate.Generator("it", filled(convolutional()), (-1, 1))
+        first, *rest = generate.fully_convolutional(generator)
+        noise = generate.noise_of(0, (1, 12, 12, 6))
+
+        def picture(noise):
+            output = generate.overlapping(first, tf.constant(noise))
+            for layer in rest:
+                output = layer(output)
+            return sess.run(output)
+
+        np.testing.assert_allclose(
+            picture(np.roll(noise, 1, axis=2))[:, 10:-10, 12:-10], picture(noise)[:, 10:-10, 10:-12], atol=1e-5
+        )
+
+
+def test_the_export_is_used_without_this_projects_code(run, weights, tmp_path):
+    """Plain TensorFlow in another process makes the same pixels of the same noise."""
+    np.save(tmp_path / "noise.npy", np.stack([generate.noise_of(seed, (6,)) for seed in range(9)]))
+    path = weights("convolutional")
+    assert run("export", "--weights", path, "--out", "exported").returncode == 0
+    program = """
+import sys, numpy as np, tensorflow as tf
+images = tf.saved_model.load("exported").signatures["serving_default"](noise=tf.constant(np.load("noise.npy")))
+np.save("images.npy", images["images"].numpy())
+assert not {"tf1", "models", "generate", "tf_keras"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=300, capture_output=True)
+    images = np.load(tmp_path / "images.npy")
+    assert images.dtype == np.uint8 and images.shape == (9, 8, 8, 1)
+    run("single", "--weights", path, "--seeds", "0-8", "--out", "singles")
+    for seed, image in enumerate(images):
+        with Image.open(f"singles/seed_{seed:06d}.png") as single:
+            np.testing.assert_array_equal(image[..., 0], np.asarray(single))
+
+
+def test_the_command_as_a_newcomer_types_it(run_command, weights, tmp_path):
+    result = run_command("generate.py", "--weights", weights("article", models.article_generator))
+    assert result.returncode == 0 and not result.stderr
+    with Image.open(tmp_path / result.stdout.strip()) as picture:
+        assert picture.size == (8 * 66 - 2, 8 * 66 - 2) and len(picture.getcolors(10**6)) > 1000
+
+
+# What cannot be made.
+
+
+REFUSED = {
+    "no weights": ((), "--weights"),
+    "no such file": (("--weights", "none.h5"), "No such file"),
+    "unknown command": (("walks", "--weights", "dense.h5"), "walks"),
+    "another model": (("--weights", "dense.h5", "--model", "convolutional"), "layer 1 has 5x48 48, the model's"),
+    "no seeds": (("--weights", "dense.h5", "--seeds", "x"), "no seeds"),
+    "a walk of one": (("walk", "--weights", "dense.h5", "--seeds", "1"), "two --seeds"),
+    "classes of none": (("classes", "--weights", "dense.h5"), "does not know classes"),
+    "a class of none": (("--weights", "dense.h5", "--class", "1"), "0 classes"),
+    "not convolutional": (("larger", "--weights", "dense.h5", "--size", "8"), "fully convolutional"),
+    "a size that is none": (("larger", "--weights", "dense.h5", "--size", "8x"), "no size"),
+    "a size too large": (("larger", "--weights", "dense.h5", "--size", "2049"), "2048"),
+    "no picture": (("--weights", "dense.h5", "--out", "folder"), ".png"),
+    "below a file": (("--weights", "dense.h5", "--out", "dense.h5/x.png"), "cannot be written"),
+    "an export that exists": (("export", "--weights", "dense.h5", "--out", "dense.h5"), "there already"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_wrong_wishes_are_refused_in_one_line_and_leave_nothing(name, run, weights, tmp_path):
+    weights("dense")
+    arguments, word = REFUSED[name]
+    assert word in bad_input(run(*arguments))
+    assert [path.name for path in tmp_path.iterdir()] == ["dense.h5"]
+
+
+@pytest.mark.parametrize("asked", ["7", "9", "8x17"])
+def test_sizes_that_no_noise_makes_are_refused_with_those_that_do(asked, run, weights):
+    line = bad_input(run("larger", "--weights", weights("convolutional"), "--size", asked))
+    assert "8 pixels" in line and "multiple of 2" in line
+
+
+def test_weights_that_fit_no_model_are_refused_with_what_differs_from_each(run, weights):
+    path = weights("other", lambda: keras.Sequential([layers.InputLayer((2,)), layers.Dense(9)]))
+    line = bad_input(run("--weights", path))
+    assert all(f"{name}: " in line for name in GENERATORS) and "2x9 9" in line
+
+
+def test_weights_that_fit_two_models_of_other_pixels_need_the_name(run, weights, monkeypatch):
+    other = models.MODELS["dense"]._replace(pixels=(-0.5, 0.5))
+    monkeypatch.setitem(models.MODELS, "other", other)
+    path = weights("dense")
+    assert "--model dense or other" in bad_input(run("--weights", path))
+    pictures = [made(run("--weights", path, "--model", name)) for name in ("dense", "other")]
+    assert pictures[0].std() < pictures[1].std()
+
+
+def test_weights_whose_pictures_are_no_numbers_are_refused(run, weights):
+    path = weights("dense")
+    with h5py.File(path, "r+") as file:
+        file["batch_normalization/batch_normalization/moving_variance:0"][...] = -1
+    assert "not numbers" in bad_input(run("--weights", path))
