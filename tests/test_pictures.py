@@ -47,3 +47,35 @@ def test_gif_shows_the_frames_in_order_and_repeats(tmp_path):
             seen.append(film.convert("RGB").getpixel((0, 0))[0])
     assert seen == [10, 20, 30, 40, 50]
     assert not list(tmp_path.glob(".partial*"))
+
+
+def test_numbers_are_below_the_tiles_and_tell_them_apart():
+    tiles_with_numbers = pictures.numbered(tiles(2, channels=1, size=8), [1, 10], scale=4)
+    assert tiles_with_numbers.shape == (2, 8 * 4 + 12, 8 * 4, 1)
+    assert (tiles_with_numbers[:, :32] == np.uint8([10, 20]).reshape(2, 1, 1, 1)).all()
+    first, second = tiles_with_numbers[:, 32:].astype(bool).sum(axis=(1, 2, 3))
+    assert 0 < first < second  # "10" has more ink than "1"
+
+
+def test_numbers_of_colour_tiles_keep_their_colour():
+    image = np.zeros((1, 16, 16, 3), np.uint8)
+    image[..., 2] = 200
+    np.testing.assert_array_equal(pictures.numbered(image, [7])[:, :16], image)
+
+
+def test_a_png_carries_its_settings_and_the_same_pixels(tmp_path):
+    picture = pictures.grid(tiles(4))
+    pictures.save_png(picture, tmp_path / "a.png", {"seeds": [1, 2], "model": "article"})
+    with Image.open(tmp_path / "a.png") as saved:
+        assert saved.text == {"seeds": "[1, 2]", "model": "article"}
+        np.testing.assert_array_equal(np.asarray(saved), np.asarray(picture))
+
+
+def test_gif_of_pictures_in_memory_with_its_times(tmp_path):
+    pictures.save_gif([Image.fromarray(image) for image in tiles(3)], tmp_path / "a.gif", milliseconds=50, last=300)
+    with Image.open(tmp_path / "a.gif") as film:
+        durations = []
+        for i in range(film.n_frames):
+            film.seek(i)
+            durations.append(film.info["duration"])
+    assert durations == [50, 50, 300]
