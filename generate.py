@@ -300,6 +300,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 def save(picture: Image.Image, path: Path, generator: Generator, arguments, seeds: list[int] | None = None) -> Path:
     """Save a picture with the settings that make it again."""
     settings = {name: value for name, value in vars(arguments).items() if name in SETTINGS and value is not None}
+    if not generator.classes:
+        settings.pop("label", None)
     digest = hashlib.sha256(arguments.weights.read_bytes()).hexdigest()
     settings |= {"model": generator.name, "weights": f"{arguments.weights.name} sha256 {digest}"}
     if seeds:

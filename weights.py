@@ -91,6 +91,8 @@ def read(path: str | os.PathLike) -> list[LayerWeights]:
         [sys.executable, __file__, os.path.abspath(path)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
+        # NumPy's threads reserve address space by the core, which counts against the bound
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
     )
     if reader.returncode < 0:  # killed by a signal: a crash, or over the bounds
         raise InputError(f"{path} {DAMAGED}")

@@ -197,7 +197,7 @@ def test_a_picture_carries_what_makes_it_again(run, weights):
     run("grid", "--weights", weights("dense"), "--seeds", "2,3", "--out", "sub/folder/g.png")
     with Image.open("sub/folder/g.png") as picture:
         text = picture.text
-    assert text["command"] == "grid" and text["seeds"] == "[2, 3]" and text["model"] == "dense"
+    assert "label" not in text and text["command"] == "grid" and text["seeds"] == "[2, 3]" and text["model"] == "dense"
     assert text["weights"].startswith("dense.h5 sha256 ")
 
 
