@@ -280,12 +280,17 @@ def test_a_part_of_a_larger_picture_depends_only_on_the_noise_around_it(graph):
 def test_the_export_is_used_without_this_projects_code(run, weights, tmp_path):
     """Plain TensorFlow in another process makes the same pixels of the same noise."""
     np.save(tmp_path / "noise.npy", np.stack([generate.noise_of(seed, (6,)) for seed in range(9)]))
+    np.save(tmp_path / "noise7.npy", np.stack([generate.noise_of(seed, (7,)) for seed in range(4)]))
     path = weights("convolutional")
     assert run("export", "--weights", path, "--out", "exported").returncode == 0
+    assert run("export", "--weights", weights("conditional"), "--out", "conditional").returncode == 0
     program = """
 import sys, numpy as np, tensorflow as tf
 images = tf.saved_model.load("exported").signatures["serving_default"](noise=tf.constant(np.load("noise.npy")))
 np.save("images.npy", images["images"].numpy())
+noise, label = tf.constant(np.load("noise7.npy")), tf.constant([[2]] * 4)
+images = tf.saved_model.load("conditional").signatures["serving_default"](noise=noise, label=label)
+np.save("images7.npy", images["images"].numpy())
 assert not {"tf1", "models", "generate", "tf_keras"} & set(sys.modules)
 """
     plain = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
@@ -297,6 +302,22 @@ assert not {"tf1", "models", "generate", "tf_keras"} & set(sys.modules)
     for seed, image in enumerate(images):
         with Image.open(f"singles/seed_{seed:06d}.png") as single:
             np.testing.assert_array_equal(image[..., 0], np.asarray(single))
+    run("single", "--weights", weights("conditional"), "--seeds", "0-3", "--class", "2", "--out", "singles")
+    for seed, image in enumerate(np.load(tmp_path / "images7.npy")):
+        with Image.open(f"singles/seed_{seed:06d}.png") as single:
+            np.testing.assert_array_equal(image, np.asarray(single))
+
+
+def test_an_export_that_fails_leaves_nothing(run, weights, tmp_path, monkeypatch):
+    def full(sess, folder, *_):
+        Path(folder, "variables").write_bytes(b"half")
+        raise tf.errors.ResourceExhaustedError(None, None, "no space left")
+
+    path = weights("dense")
+    monkeypatch.setattr(tf.saved_model, "simple_save", full)
+    result = run("export", "--weights", path, "--out", "exported")
+    assert result.returncode == 1 and "no space left" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["dense.h5"]
 
 
 def test_the_command_as_a_newcomer_types_it(run_command, weights, tmp_path):
