@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,16 +46,28 @@ def one_line(error: BaseException) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt(number)
+
+
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run a command and leave with its exit code; errors that a user can act on become one line."""
+    """Run a command and leave with its exit code; errors that a user can act on, SIGINT and SIGTERM become one line."""
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         sys.exit(main())
+    except KeyboardInterrupt as interrupt:
+        (number,) = interrupt.args or (signal.SIGINT,)
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + number)
     except InputError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except (RunError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -73,6 +86,12 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def clear_partial(folder: Path) -> None:
+    """Remove what a killed process left of `replacing` in a folder that no other process writes to."""
+    for beside in folder.glob(".partial-*"):
+        beside.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

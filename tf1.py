@@ -6,7 +6,9 @@ before TensorFlow is imported. That is why every module takes both names from he
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what goes wrong in an op reaches Python as an exception anyway
@@ -27,7 +29,20 @@ def _silent_stderr():
         os.close(stderr)
 
 
-with _silent_stderr():
+@contextlib.contextmanager
+def _ended_by_ctrl_c():
+    """Ctrl-C while TensorFlow loads ends the process as such: nothing is lost yet, and no traceback helps anyone."""
+    if threading.current_thread() is not threading.main_thread():  # where Python lets no signals be set
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+with _silent_stderr(), _ended_by_ctrl_c():
     import tensorflow.compat.v1 as tf
     import tf_keras
 

@@ -9,13 +9,14 @@ What a run leaves in its folder:
 """
 
 import contextlib
-import csv
+import errno
 import fcntl
 import hashlib
 import io
 import json
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -27,7 +28,7 @@ import numpy as np
 
 import data
 import pictures
-from command import InputError, RunError, replacing
+from command import InputError, RunError, clear_partial, one_line, replacing
 from tf1 import keras, session_config, tf
 
 SAMPLES = 64  # pictures in a grid
@@ -59,7 +60,8 @@ def train(
     """Train up to step `steps` in the default graph, going on from what is in `out`. Returns an exit code.
 
     pixels: what black and white are to the discriminator. settings: what else must be the same for a run to go on.
-    Raises InputError when `out` cannot be used, and RunError when the losses are no longer numbers.
+    Raises InputError when `out` cannot be used, and RunError when the losses are no longer numbers or `out`
+    can no longer be written.
     """
     settings = {**(settings or {}), "batch size": batch_size, "seed": seed, "pictures": len(dataset.images)}
     batches = data.batches(dataset, batch_size, pixels, seed)  # refuses a dataset that is too small: before any file
@@ -72,6 +74,8 @@ def train(
 
         start = restore(sess, out, settings)
         if start >= steps:
+            with writing(out):
+                make_film(out)  # where the last run was killed before it could
             print(f"{out} is at step {start} already: --steps goes on from there, --restart begins anew")
             return 0
         if start:
@@ -79,9 +83,10 @@ def train(
             print(f"going on from step {start}")
 
         def save(step):
-            save_checkpoint(out, sess, step, settings)
-            for name, model in (("generator", generator), ("discriminator", discriminator)):
-                save_weights(model, out / f"{name}.h5")
+            with writing(out):
+                for name, model in (("generator", generator), ("discriminator", discriminator)):
+                    save_weights(model, out / f"{name}.h5")
+                save_checkpoint(out, sess, step, settings)  # last: a run goes on after it, so the rest must be there
 
         with Logs(out, start, sess.graph) as logs, Stop() as stop:
             if start == 0:
@@ -97,22 +102,24 @@ def train(
                 dloss, gloss = gan_feed(sess, images, noise_for(seed, step, batch_size, generator.input_shape[1:]))
                 if not (math.isfinite(dloss) and math.isfinite(gloss)):
                     raise not_a_number(step, out)
-                logs.losses(step, dloss, gloss)
                 speed = (step - start) * batch_size / (time.perf_counter() - began)
                 bar.update(step - start, [("dloss", dloss), ("gloss", gloss), ("images/s", speed)])
+                logs.losses(step, dloss, gloss)
                 if step % sample_every == 0 or step == steps:
                     logs.samples(step, sample(sess))
                 if keep_every and step % keep_every == 0:
-                    save_weights(generator, out / f"generator_{step:06d}.h5")
-                if step % checkpoint_every == 0 or step == steps or stop.signal:
+                    with writing(out):
+                        save_weights(generator, out / f"generator_{step:06d}.h5")
+                stopped = stop.signal  # read once: one that comes while it saves is for the next step
+                if step % checkpoint_every == 0 or step == steps or stopped:
                     logs.flush()
                     save(step)
-                if stop.signal:
+                if stopped:
                     print(f"\nstopped at step {step}, all saved: the same command goes on from there")
-                    return 128 + stop.signal
-        frames = sorted(out.glob("step_*.png"))
-        pictures.save_gif(frames, out / "progress.gif")
-        print(f"{out}: {steps} steps done, {frames[-1].name} shows samples")
+                    return 128 + stopped
+        with writing(out):
+            make_film(out)
+        print(f"{out}: {steps} steps done, step_{steps:06d}.png shows samples")
         return 0
 
 
@@ -123,13 +130,44 @@ def sampler(generator: keras.Model, pixels: tuple[float, float], noise: np.ndarr
     return lambda sess: data.unscale(sess.run(generated, {placeholder: noise}), pixels)
 
 
+def make_film(out: Path) -> None:
+    """Make progress.gif of the samples in `out`, unless it is newer than all of them."""
+    frames, film = numbered(out, "step", "png"), out / "progress.gif"
+    changed = [frame.stat().st_mtime_ns for frame in frames]
+    if frames and (not film.exists() or film.stat().st_mtime_ns < max(changed)):
+        pictures.save_gif(frames, film)
+
+
 def not_a_number(step: int, out: Path) -> RunError:
-    last = max(checkpoints(out), default=None)
-    kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
-    return RunError(f"the losses are no longer numbers at step {step}; {kept}")
+    return RunError(f"the losses are no longer numbers at step {step}; {last_checkpoint(out)}")
+
+
+def last_checkpoint(out: Path) -> str:
+    kept = checkpoints(out)
+    return f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
 
 
 # The folder of a run.
+
+
+def numbered(out: Path, name: str, suffix: str) -> list[Path]:
+    """The files {name}_{step}.{suffix} in `out` by step, which beyond 999,999 is not the order of their names."""
+    steps = {path: path.stem.removeprefix(f"{name}_") for path in out.glob(f"{name}_*.{suffix}")}
+    return sorted((path for path, step in steps.items() if step.isdecimal()), key=lambda path: int(steps[path]))
+
+
+@contextlib.contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Turn what a full disk, or a folder that is gone or closed, raises in any library into one `RunError`."""
+    try:
+        yield
+    except RunError:
+        raise
+    except (OSError, RuntimeError, tf.errors.OpError) as error:  # h5py tells of a full disk by either of the first two
+        found = re.search(r"errno = (\d+)", str(error))
+        number = getattr(error, "errno", None) or (int(found[1]) if found else 0)
+        reason = os.strerror(number) if number else one_line(error)
+        raise RunError(f"{out} can no longer be written ({reason}); {last_checkpoint(out)}") from error
 
 
 @contextlib.contextmanager
@@ -146,10 +184,14 @@ def locked(out: Path, restart: bool) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(descriptor), os.stat(out / ".lock")):
+                raise BlockingIOError  # another run's --restart has just given this folder another name
+        except (BlockingIOError, FileNotFoundError):
+            raise InputError(f"another run is writing to {out}: give this one another --out") from None
+        clear_partial(out)
         yield
-    except BlockingIOError:
-        raise InputError(f"another run is writing to {out}: give this one another --out") from None
     finally:
         os.close(descriptor)
 
@@ -181,41 +223,56 @@ class Logs:
     def __init__(self, out: Path, start: int, graph: tf.Graph):
         self.out = out
         self.rows: list[str] = []
-        with replacing(out / "losses.csv") as beside:
-            beside.write_text("step,dloss,gloss\n" + "".join(map(csv_row, read_losses(out / "losses.csv", start))))
-        self.file = open(out / "losses.csv", "a")  # noqa: SIM115 (closed by __exit__)
-        self.summaries = tf.summary.FileWriter(str(out), graph if start == 0 else None)
-        self.summaries.add_session_log(tf.SessionLog(status=tf.SessionLog.START), start + 1)
+        with writing(out):
+            with replacing(out / "losses.csv") as beside:
+                beside.write_text("step,dloss,gloss\n" + "".join(map(csv_row, read_losses(out / "losses.csv", start))))
+            self.file = open(out / "losses.csv", "ab", buffering=0)  # noqa: SIM115 (closed by __exit__)
+            self.summaries = tf.summary.FileWriter(str(out), graph if start == 0 else None)
+            self.summaries.add_session_log(tf.SessionLog(status=tf.SessionLog.START), start + 1)
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        self.flush()
-        self.file.close()
-        self.summaries.close()
+    def __exit__(self, kind, *_):
+        try:
+            self.flush()
+        except RunError:
+            if kind is None:  # else what is on its way already says more
+                raise
+        finally:
+            self.file.close()
+            self.summaries.close()
 
     def losses(self, step: int, dloss: np.float32, gloss: np.float32) -> None:
         self.rows.append(csv_row((step, dloss, gloss)))
         values = [tf.Summary.Value(tag=tag, simple_value=value) for tag, value in (("dloss", dloss), ("gloss", gloss))]
         self.summaries.add_summary(tf.Summary(value=values), step)
         if len(self.rows) >= 100:
-            self.flush()
+            with writing(self.out):
+                self.append()
 
     def samples(self, step: int, images: np.ndarray) -> None:
         """images: (number, height, width, channels) uint8."""
         picture = pictures.grid(images, scale=pictures.scale_for(images.shape[1]))
-        pictures.save_png(picture, self.out / f"step_{step:06d}.png")
+        with writing(self.out):
+            pictures.save_png(picture, self.out / f"step_{step:06d}.png")
         encoded = io.BytesIO()
         picture.save(encoded, "PNG")
         image = tf.Summary.Image(height=picture.height, width=picture.width, encoded_image_string=encoded.getvalue())
         self.summaries.add_summary(tf.Summary(value=[tf.Summary.Value(tag="samples", image=image)]), step)
 
+    def append(self) -> None:
+        """Write the rows so far to losses.csv, whole lines at once."""
+        text, self.rows = "".join(self.rows).encode(), []
+        if self.file.write(text) < len(text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def flush(self) -> None:
-        self.file.write("".join(self.rows))
-        self.file.flush()
-        self.summaries.flush()
-        self.rows.clear()
+        """Bring everything to the disk, where a checkpoint may rely on it."""
+        with writing(self.out):
+            self.append()
+            os.fsync(self.file.fileno())
+            self.summaries.flush()
 
 
 def csv_row(row: tuple[int, float, float]) -> str:
@@ -224,25 +281,28 @@ def csv_row(row: tuple[int, float, float]) -> str:
 
 
 def read_losses(path: Path, last: int | None = None) -> Iterator[tuple[int, float, float]]:
-    """The rows (step, dloss, gloss) of a losses.csv, up to step `last`. A line that was cut short ends it."""
+    """The rows (step, dloss, gloss) of a losses.csv, up to step `last`. A line that was cut or damaged ends it."""
     if not path.exists():
         return
-    with open(path, newline="") as file:
-        for row in csv.DictReader(file):
+    with open(path, errors="replace") as file:
+        next(file, None)  # the names of the columns
+        for line in file:
             try:
-                step, dloss, gloss = int(row["step"]), float(row["dloss"]), float(row["gloss"])
-            except (TypeError, ValueError, KeyError):
+                step, dloss, gloss = line.split(",")
+                row = int(step), float(dloss), float(gloss)
+            except ValueError:
                 return
-            if last is not None and step > last:
+            if not line.endswith("\n") or (last is not None and row[0] > last):
                 return
-            yield step, dloss, gloss
+            yield row
 
 
 # Checkpoints.
 
 
 def checkpoints(out: Path) -> list[Path]:
-    return sorted(out.glob("checkpoint_*.h5"))
+    """The checkpoints in `out`, the oldest first."""
+    return numbered(out, "checkpoint", "h5")
 
 
 def save_weights(model: keras.Model, path: Path) -> None:
@@ -266,20 +326,23 @@ def save_checkpoint(out: Path, sess: tf.Session, step: int, settings: dict) -> N
             checksum = sha256(file)
             file.seek(0)
             file.write(checksum.encode())
-    for old in checkpoints(out)[:-2]:
-        old.unlink()
+    # Two are kept. One of a later step is damaged, or this run would have begun there.
+    kept = [path for path in checkpoints(out) if int(path.stem.split("_")[1]) <= step][-2:]
+    for path in checkpoints(out):
+        if path not in kept:
+            path.unlink()
 
 
 def restore(sess: tf.Session, out: Path, settings: dict) -> int:
     """Load the newest checkpoint in `out` that is whole and return its step, or 0 where there is none.
 
-    Raises InputError when the checkpoint is one of another run (`settings`), or when all of them are damaged.
+    Raises InputError when the checkpoint is one of another run (`settings`) or program, or when all are damaged.
     """
     for path in reversed(checkpoints(out)):
         with open(path, "rb") as file:
             checksum = file.read(HEADER).rstrip(b"\0")
             whole = checksum == sha256(file).encode()
-        if not whole:
+        if not whole:  # HDF5 gets to see nothing else: on damaged files it may crash
             print(f"{path} is damaged (its checksum is wrong): trying the one before it", file=sys.stderr)
             continue
         with h5py.File(path, "r") as file:
@@ -290,8 +353,14 @@ def restore(sess: tf.Session, out: Path, settings: dict) -> int:
                         f"{path} was made with {name} {saved.get(name)}, not {settings[name]}: "
                         "run it with that, or give another --out or --restart"
                     )
-            for variable in tf.global_variables():
-                variable.load(file[dataset_name(variable)][()], sess)
+            variables = {dataset_name(variable): variable for variable in tf.global_variables()}
+            if {name: file[name].shape for name in file} != {name: tuple(v.shape) for name, v in variables.items()}:
+                raise InputError(
+                    f"{path} has other variables than this program's {settings.get('model')}, perhaps from another "
+                    "version: give another --out or --restart"
+                )
+            for name, variable in variables.items():
+                variable.load(file[name][()], sess)
             return int(file.attrs["step"])
     if checkpoints(out):
         raise InputError(f"every checkpoint in {out} is damaged: --restart begins anew")

@@ -141,8 +141,8 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(dcgan, tmp_p
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_leaves(number, tmp_path):
-    never = ("--sample-every", "100000", "--checkpoint-every", "100000", "--steps", "100000")
-    command = [sys.executable, str(ROOT / "dcgan_keras.py"), *ARTICLE, *never]
+    arguments = [*ARTICLE, "--checkpoint-every", "100000", "--sample-every", "100000", "--steps", "100000"]
+    command = [sys.executable, str(ROOT / "dcgan_keras.py"), *arguments]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         losses = tmp_path / "run" / "losses.csv"
         while run.poll() is None and (not losses.exists() or losses.stat().st_size < 1000):
