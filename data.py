@@ -129,8 +129,7 @@ def printable(text: str) -> str:
 
 def _cifar10(data_dir: str | os.PathLike | None) -> Dataset:
     if data_dir is None:
-        images, labels = _download("cifar10")
-        return Dataset("cifar10", images, labels, CIFAR10_CLASSES)
+        data_dir = _download("cifar10")
     folder = Path(data_dir, "cifar-10-batches-py")
     if not os.path.isdir(folder):
         archive = Path(data_dir, "cifar-10-python.tar.gz")
@@ -148,27 +147,42 @@ def _cifar10(data_dir: str | os.PathLike | None) -> Dataset:
 
 def _mnist(data_dir: str | os.PathLike | None) -> Dataset:
     if data_dir is None:
-        images, labels = _download("mnist")
-        images = images[..., np.newaxis]
-    else:
-        path = Path(data_dir, "mnist.npz")
-        images, labels = mnist_arrays(_content(path), printable(str(path)))
+        data_dir = _download("mnist")
+    path = Path(data_dir, "mnist.npz")
+    images, labels = mnist_arrays(_content(path), printable(str(path)))
     return Dataset("mnist", images, labels, [str(digit) for digit in range(10)])
 
 
-def _download(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The training split by Keras' own download, cache and checksum: images as Keras has them, labels (n,) int64."""
-    try:
-        from tf_keras import datasets  # here: TensorFlow takes seconds, and only a download needs it
+# As in tf_keras.datasets, so that both share one cache. Checked against its hash, an archive is unpacked only if it is
+# the official one.
+DOWNLOADS = {
+    "cifar10": {
+        "fname": "cifar-10-batches-py",
+        "origin": "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        "file_hash": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+        "untar": True,
+    },
+    "mnist": {
+        "fname": "mnist.npz",
+        "origin": "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz",
+        "file_hash": "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1",
+    },
+}
 
-        (images, labels), _ = getattr(datasets, name).load_data()
+
+def _download(name: str) -> Path:
+    """The folder that has the official files, by Keras' own download, cache and checksum. They are read as any others
+    are: Keras' `load_data` would unpickle whatever lies in its cache."""
+    try:
+        from tf_keras.utils import get_file  # here: TensorFlow takes seconds, and only a download needs it
+
+        return Path(get_file(**DOWNLOADS[name])).parent
     except Exception as error:  # no network, a wrong checksum, an archive cut short: anything may come out of there
-        reason = printable(str(error)) or type(error).__name__
+        reason = printable(" ".join(str(error).split())) or type(error).__name__
         raise InputError(
             f"{name} could not be downloaded ({reason}); name a folder that has it with --data-dir, "
             "or use --dataset shapes, which needs no download"
         ) from error
-    return images, labels.reshape(-1).astype(np.int64)
 
 
 def _content(path: Path, limit: int = 2**26) -> bytes:
