@@ -176,7 +176,9 @@ def _download(name: str) -> Path:
     try:
         from tf_keras.utils import get_file  # here: TensorFlow takes seconds, and only a download needs it
 
-        return Path(get_file(**DOWNLOADS[name])).parent
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its progress bar divides by the size of an empty file
+            return Path(get_file(**DOWNLOADS[name])).parent
     except Exception as error:  # no network, a wrong checksum, an archive cut short: anything may come out of there
         reason = printable(" ".join(str(error).split())) or type(error).__name__
         raise InputError(

@@ -26,7 +26,9 @@ from tf1 import keras, set_seed, tf
 
 
 def log_eps(i):
-    return tf.math.log(i + 1e-11)
+    # Not a constant: TensorFlow would make (1 - score) + 1e-11 into (1 + 1e-11) - score, which is 0 in float32 at 1.
+    eps = tf.placeholder_with_default(tf.constant(1e-11, i.dtype), ())
+    return tf.math.log(i + eps)
 
 
 def article_losses(gscore, rscore):

@@ -61,6 +61,39 @@ def test_a_saturated_discriminator_gives_finite_losses_and_gradients(score, sess
     assert np.isfinite(np.hstack([np.ravel(value) for value in tf.nest.flatten(sess.run([losses, gradients]))])).all()
 
 
+# Where a sigmoid in float32 reaches 1 (17) and leaves the normal numbers (-88) and the positive ones (-104).
+@pytest.mark.parametrize("sign", [1, -1])
+def test_steps_with_a_saturated_discriminator_keep_all_weights_finite(sign, sess):
+    layers = keras.layers
+    generator, _ = small_pair()
+    discriminator = keras.Sequential(
+        [layers.InputLayer((5,)), layers.Dense(4), layers.BatchNormalization(), layers.Dense(1, activation="sigmoid")]
+    )
+    scores = []
+
+    def losses(gscore, rscore):
+        scores.extend([gscore, rscore])
+        return article_losses(gscore, rscore)
+
+    gan_feed = gan(generator, discriminator, losses=losses)
+    sess.run(tf.global_variables_initializer())
+    step = Fetches()
+    images, noise = np.linspace(-1, 1, 30).reshape(6, 5), np.linspace(-2, 2, 18).reshape(6, 3)
+    gan_feed(step, images, noise)
+    *_, (kernel, bias) = (layer.weights for layer in discriminator.layers)
+    kernel.load(np.zeros(kernel.shape), sess)
+    seen = set()
+    for size in (16, 16.63, 16.64, 17, 87, 88, 88.73, 89, 103, 104, 1e4, np.finfo(np.float32).max):
+        bias.load([sign * size], sess)
+        seen.update(np.ravel(sess.run(scores, step.feed_dict)))
+        for _ in range(3):
+            assert np.isfinite(gan_feed(sess, images, noise)).all()
+        for variable, value in zip(tf.global_variables(), sess.run(tf.global_variables()), strict=True):
+            assert np.isfinite(value).all(), (size, variable.name)
+        kernel.load(np.zeros(kernel.shape), sess)
+    assert (1.0 if sign > 0 else 0.0) in seen  # exactly
+
+
 # The step.
 
 
