@@ -51,24 +51,30 @@ def load(
     seed: int = 0,
     skip_bad: bool = False,
     cache_dir: str | os.PathLike | None = None,
+    split: str = "train",
 ) -> Dataset:
     """The dataset `name`, one of `DATASETS`, as pictures of `shape`, the model's (height, width, channels).
 
     `data_dir` is where the pictures lie: needed by "folder"; "cifar10" and "mnist" are downloaded by Keras without it
     and never touch the network with it. `seed` (0 or more) draws the shapes. `skip_bad` lets a folder go without the
     pictures that cannot be read. `cache_dir` holds a folder's decoded pictures, by default
-    `$XDG_CACHE_HOME/dcgan_keras` or `~/.cache/dcgan_keras`. Raises `InputError`, and then leaves nothing behind.
+    `$XDG_CACHE_HOME/dcgan_keras` or `~/.cache/dcgan_keras`. `split` is "train" or "test": the official one of "cifar10"
+    and "mnist", other draws of "shapes"; a folder has no "test". Raises `InputError`, and then leaves nothing behind.
     """
     shape = tuple(shape)
     if name not in DATASETS:
         raise InputError(f"there is no dataset {printable(name)}; choose one of {', '.join(DATASETS)}")
     if len(shape) != 3 or shape[2] not in (1, 3):
         raise InputError(f"the model makes pictures of {shape}; datasets have (height, width, 1) or (height, width, 3)")
+    if split not in ("train", "test"):
+        raise InputError(f"there is no split {printable(split)}; choose train or test")
     if name == "shapes":
-        return _shapes(shape, seed)
+        return _shapes(shape, seed if split == "train" else [seed, 1])
     if name == "folder":
+        if split == "test":
+            raise InputError("a folder has no test pictures; choose another dataset")
         return _folder(data_dir, shape, skip_bad, cache_dir)
-    dataset = (_cifar10 if name == "cifar10" else _mnist)(data_dir)
+    dataset = (_cifar10 if name == "cifar10" else _mnist)(data_dir, split)
     return dataset._replace(images=_fitted(dataset.images, shape))
 
 
@@ -127,7 +133,12 @@ def printable(text: str) -> str:
 # --- CIFAR-10 and MNIST ----------------------------------------------------------------------------------------------
 
 
-def _cifar10(data_dir: str | os.PathLike | None) -> Dataset:
+def cache_home() -> Path:
+    """The folder of everything that is computed once: `$XDG_CACHE_HOME/dcgan_keras` or `~/.cache/dcgan_keras`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "dcgan_keras")
+
+
+def _cifar10(data_dir: str | os.PathLike | None, split: str) -> Dataset:
     if data_dir is None:
         data_dir = _download("cifar10")
     folder = Path(data_dir, "cifar-10-batches-py")
@@ -135,21 +146,23 @@ def _cifar10(data_dir: str | os.PathLike | None) -> Dataset:
         archive = Path(data_dir, "cifar-10-python.tar.gz")
         hint = "unpack cifar-10-python.tar.gz there first" if archive.exists() else "--data-dir is the folder around it"
         raise InputError(f"there is no folder {printable(str(folder))}; {hint}")
-    images, labels = np.empty((50_000, 32, 32, 3), np.uint8), np.empty(50_000, np.int64)
-    for i in range(5):
+    files = [f"data_batch_{i + 1}" for i in range(5)] if split == "train" else ["test_batch"]
+    images = np.empty((len(files) * 10_000, 32, 32, 3), np.uint8)
+    labels = np.empty(len(images), np.int64)
+    for i, file in enumerate(files):
         part = slice(i * 10_000, (i + 1) * 10_000)
-        path = folder / f"data_batch_{i + 1}"
+        path = folder / file
         images[part], labels[part] = cifar10_batch(_content(path), printable(str(path)))
     meta = folder / "batches.meta"
     classes = cifar10_classes(_content(meta), printable(str(meta))) if meta.exists() else CIFAR10_CLASSES
     return Dataset("cifar10", images, labels, classes)
 
 
-def _mnist(data_dir: str | os.PathLike | None) -> Dataset:
+def _mnist(data_dir: str | os.PathLike | None, split: str) -> Dataset:
     if data_dir is None:
         data_dir = _download("mnist")
     path = Path(data_dir, "mnist.npz")
-    images, labels = mnist_arrays(_content(path), printable(str(path)))
+    images, labels = mnist_arrays(_content(path), printable(str(path)), split)
     return Dataset("mnist", images, labels, [str(digit) for digit in range(10)])
 
 
@@ -364,15 +377,16 @@ def _python2_pickle(content: bytes) -> dict[bytes, object]:
     raise ValueError("it has more instructions than any such file")
 
 
-def mnist_arrays(content: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images (60000, 28, 28, 1) uint8 and labels (60000,) int64 from the bytes of Keras' mnist.npz, its training split.
-    Raises `InputError`, which calls the file `name`."""
+def mnist_arrays(content: bytes, name: str, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
+    """Images (n, 28, 28, 1) uint8 and labels (n,) int64 from the bytes of Keras' mnist.npz: 60,000 of the training
+    split, 10,000 of the test split. Raises `InputError`, which calls the file `name`."""
+    count = 60_000 if split == "train" else 10_000
     try:
         if content.count(b"PK\1\2") > 1000:  # one for each member: more would only fill the memory
             raise ValueError("it has too many members")
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            images = _npy(archive, "x_train", (60_000, 28, 28))
-            labels = _npy(archive, "y_train", (60_000,))
+            images = _npy(archive, f"x_{split}", (count, 28, 28))
+            labels = _npy(archive, f"y_{split}", (count,))
         if labels.max() > 9:
             raise ValueError("it has labels other than 0 to 9")
     except Exception as error:  # zipfile and zlib have no complete list of what they raise
@@ -495,8 +509,7 @@ def _folder(
     files = _files_under(root)
     if not files:
         raise InputError(f"{printable(root)} has no pictures; name another folder with --data-dir")
-    if cache_dir is None:
-        cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "dcgan_keras")
+    cache_dir = cache_dir or cache_home()
     key = hashlib.sha256(repr((CACHE_MAGIC, os.path.realpath(root), shape, files)).encode())
     path = Path(cache_dir, f"{key.hexdigest()[:32]}.h5")
     try:
@@ -635,7 +648,7 @@ def _digest(file: BinaryIO) -> bytes:
 # --- Shapes ----------------------------------------------------------------------------------------------------------
 
 
-def _shapes(shape: Shape, seed: int) -> Dataset:
+def _shapes(shape: Shape, seed: int | list[int]) -> Dataset:
     """10,000 pictures of ten kinds of shapes, fewer if they were larger than 128 MiB together, drawn from `seed`."""
     count = min(10_000, 2**27 // math.prod(shape))
     rng = np.random.default_rng(seed)

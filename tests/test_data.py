@@ -192,6 +192,13 @@ def test_shapes_depend_on_the_seed_alone():
     assert (one != other).any()
 
 
+def test_test_shapes_are_others_and_a_folder_has_none(tmp_path):
+    train, test = (data.load("shapes", (16, 16, 1), seed=3, split=split).images for split in ("train", "test"))
+    assert not {picture.tobytes() for picture in train} & {picture.tobytes() for picture in test}
+    refused("no test pictures", name="folder", shape=RGB32, data_dir=tmp_path, split="test")
+    refused("no split valid", name="shapes", shape=RGB32, split="valid")
+
+
 @pytest.mark.parametrize("shape", [(28, 28, 1), (20, 48, 3), (200, 200, 3)])
 def test_shapes_of_any_size_stay_within_their_memory(shape):
     images = data.load("shapes", shape).images
@@ -301,6 +308,15 @@ def test_cifar10_from_a_folder(cifar_dir):
     assert cifar10.images[::10_000, 0, 0, 0].tolist() == [1, 2, 3, 4, 5]
     assert cifar10.labels.dtype == np.int64 and cifar10.labels[:12].tolist() == [*range(10), 0, 1]
     assert cifar10.classes == [f"class {i}" for i in range(10)]
+
+
+def test_cifar10_test_split(cifar_dir, tmp_path):
+    shutil.copytree(cifar_dir, tmp_path / "d", copy_function=os.link)
+    refused("test_batch cannot be read", name="cifar10", shape=RGB32, data_dir=tmp_path / "d", split="test")
+    (tmp_path / "d" / CIFAR / "test_batch").write_bytes(good_batch(6))
+    test = data.load("cifar10", RGB32, data_dir=tmp_path / "d", split="test")
+    assert test.images.shape == (10_000, *RGB32) and test.labels.shape == (10_000,)
+    assert (test.images[:, 0, 0, 0] == 6).all()
 
 
 def test_the_cifar10_reader_agrees_with_pickle():
@@ -561,6 +577,14 @@ def test_mnist_from_a_folder(compress, tmp_path):
     np.testing.assert_array_equal(mnist.images[..., 0], images)
     assert mnist.labels.dtype == np.int64 and mnist.labels[:11].tolist() == [*range(10), 0]
     assert mnist.classes == list("0123456789")
+
+
+def test_mnist_test_split(tmp_path):
+    x_test = np.random.default_rng(1).integers(0, 256, (10_000, 28, 28), np.uint8)
+    (tmp_path / "mnist.npz").write_bytes(npz(x_test=x_test, y_test=np.full(10_000, 9, np.uint8)))
+    test = data.load("mnist", (28, 28, 1), data_dir=tmp_path, split="test")
+    np.testing.assert_array_equal(test.images[..., 0], x_test)
+    assert test.labels.tolist() == [9] * 10_000
 
 
 def flipped(content, at):
