@@ -1,0 +1,1 @@
+"""What the article shows, made and measured again: `python -m reproduce.figures`, `python -m reproduce.evaluate`."""
