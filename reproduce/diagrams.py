@@ -135,9 +135,8 @@ def read_run(asked: list, labels: dict[tf.Operation, str], networks: dict[str, k
 
     updates = {}  # the op that computes a loss -> the networks it updates
     for op in ops:
-        if "Apply" in op.type and op.inputs[0].op in weights_of:
-            if root := loss_op(op):
-                updates.setdefault(root, set()).add(weights_of[op.inputs[0].op])
+        if "Apply" in op.type and op.inputs[0].op in weights_of and (root := loss_op(op)):
+            updates.setdefault(root, set()).add(weights_of[op.inputs[0].op])
     losses = []
     for root, names in sorted(updates.items(), key=lambda item: item[0]._id):
         direct = [passes.index(each) for each in ancestors([root], stop=set(last)) if each in last]
@@ -249,7 +248,7 @@ def architecture(runs: list[Run], title: str) -> Figure:
     for run in runs:
         sources = [a.source for a in run.applications if isinstance(a.source, str)]
         panels.append((run, sources, max(len(sources), len(run.losses), 1) * line + 0.5))
-    width, height = left + 4 * column + left, sum(panel[2] + 0.2 for panel in panels) + 0.95
+    width, height = left + 4 * column + left, sum(panel[2] + 0.2 for panel in panels) + 0.7
     figure, axes = canvas(width, height, title)
     called = "1 call of the session" if len(runs) == 1 else f"{len(runs)} calls of the session"
     axes.text(width - 0.25, height - 0.3, f"one step: {called}, {times(runs)}", ha="right", va="center", fontsize=11)
@@ -262,7 +261,7 @@ def architecture(runs: list[Run], title: str) -> Figure:
         )
         axes.text(0.4, top - 0.2, f"call {number}: {times([run])}", fontsize=9, color="#555555", va="center")
         rows = {}  # application -> its height, that of its source
-        free = (top - 0.45 - line / 2 - i * line for i in range(99))
+        free = (top - 0.35 - line / 2 - i * line for i in range(99))
         places = []
         for index, application in enumerate(run.applications):
             if isinstance(application.source, str):
@@ -274,8 +273,9 @@ def architecture(runs: list[Run], title: str) -> Figure:
             place = left + column * (1 if application.network == "G" else 2), rows[index]
             arrow(axes, before, place)
             places.append(box(axes, *place, application.network, application.network))
-        for index, loss in enumerate(run.losses):
-            y = top - 0.45 - line / 2 - index * line
+        by_height = sorted(run.losses, key=lambda loss: -np.mean([places[a][1] for a in loss.applications] or [0]))
+        for index, loss in enumerate(by_height):
+            y = top - 0.35 - line / 2 - index * line
             loss_name, update_name = names(loss)
             place = box(axes, left + 3 * column, y, loss_name, "loss")
             for application in loss.applications:
@@ -295,9 +295,9 @@ def concept(runs: list[Run], title: str) -> Figure:
         for loss in run.losses:
             updates |= {(names(loss)[0], network) for network in loss.updates}
             edges |= {(run.applications[index].network, names(loss)[0]) for index in loss.applications}
-    figure, axes = canvas(9.4, 3.6, title)
-    places = {"noise": (1.2, 2.3), "G": (3.5, 2.3), "real": (3.5, 1.15), "D": (5.8, 1.72)}
-    places |= {"G_loss": (8.1, 2.3), "D_loss": (8.1, 1.15), "loss": (8.1, 1.72)}
+    figure, axes = canvas(9.4, 3.7, title)
+    places = {"noise": (1.2, 2.15), "G": (3.5, 2.15), "real": (3.5, 1.0), "D": (5.8, 1.575)}
+    places |= {"G_loss": (8.1, 2.15), "D_loss": (8.1, 1.0), "loss": (8.1, 1.575)}
     for name in sorted({end for edge in edges for end in edge}):
         kind = "loss" if "loss" in name else name if name in COLOURS else "data"
         box(axes, *places[name], TITLES.get(name, name), kind)
@@ -313,7 +313,7 @@ def concept(runs: list[Run], title: str) -> Figure:
                 *ends, arrowstyle="-|>", mutation_scale=13, connectionstyle=bend, linestyle="--", color="#2a7f2a"
             )
         )
-        middle = (x + to_x) / 2, (y + to_y) / 2 + side * (0.78 if network == "G" else 0.72)
+        middle = (x + to_x) / 2, (y + to_y) / 2 + side * (1.0 if network == "G" else 0.95)
         axes.text(*middle, f"updates $W_{network}$", ha="center", va="center", fontsize=9, color="#2a7f2a")
     return figure
 
