@@ -1,0 +1,239 @@
+import csv
+import math
+
+import numpy as np
+import pytest
+from conftest import bad_input
+
+import command
+import data
+import training
+from reproduce import evaluate
+from reproduce.evaluate import frechet_distance, precision_and_recall
+from tf1 import keras, tf
+
+# The Frechet distance.
+
+
+def corners(scale=(1.0, 1.0), centre=(0.0, 0.0)):
+    """Four points whose covariance is diagonal: 4/3 of the squares of `scale`."""
+    return np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]) * scale + centre
+
+
+def test_distance_to_itself_is_zero():
+    features = np.random.default_rng(0).standard_normal((200, 16)) @ np.random.default_rng(1).random((16, 16))
+    assert frechet_distance(features, features) == pytest.approx(0, abs=1e-9)
+    flat = np.random.default_rng(0).random((5, 16))  # fewer points than features: covariances without full rank
+    assert frechet_distance(flat, flat) == pytest.approx(0, abs=1e-6)
+
+
+def test_distances_worked_out_by_hand():
+    assert frechet_distance(corners(), corners(centre=(3, -4))) == pytest.approx(25)
+    # Diagonal covariances: the sum of (s1 - s2)^2 of the standard deviations, here sqrt(4/3) times the scales.
+    by_hand = 4 / 3 * ((1 - 2) ** 2 + (1 - 5) ** 2)
+    assert frechet_distance(corners(), corners(scale=(2, 5))) == pytest.approx(by_hand)
+    assert frechet_distance([[-1.0], [1.0]], [[0.0], [6.0]]) == pytest.approx(9 + 2 * (1 - 3) ** 2)
+
+
+def test_distance_of_covariances_that_do_not_commute():
+    """tr (C1 C2)^(1/2) of 2x2 matrices is sqrt(tr(C1 C2) + 2 sqrt(det(C1 C2)))."""
+    mix = np.array([[2.0, 1.0], [0.0, 0.5]])
+    one, other = corners(scale=(3, 1)), corners() @ mix
+    c1, c2 = np.diag([12, 4 / 3]), 4 / 3 * mix.T @ mix
+    root = math.sqrt(np.trace(c1 @ c2) + 2 * math.sqrt(np.linalg.det(c1) * np.linalg.det(c2)))
+    assert not np.allclose(c1 @ c2, c2 @ c1)
+    assert frechet_distance(one, other) == pytest.approx(np.trace(c1) + np.trace(c2) - 2 * root)
+
+
+def test_distance_grows_with_noise_and_with_the_share_of_strangers():
+    rng = np.random.default_rng(0)
+    real, noise = rng.standard_normal((2, 500, 8))
+    distances = [frechet_distance(real, real + level * noise) for level in (0, 0.25, 0.5, 1, 2)]
+    assert distances == sorted(distances) and distances[1] > 1e-3
+    strangers = [frechet_distance(real, np.where(np.arange(500)[:, np.newaxis] < n, 3, real)) for n in (0, 50, 200)]
+    assert strangers == sorted(strangers) and strangers[1] > 1e-3
+
+
+# Precision and recall.
+
+LINE = np.arange(6.0)[:, np.newaxis]  # 0, 1 ... 5: with k = 1, each ball reaches to the next point
+
+
+def test_a_set_covers_itself():
+    assert precision_and_recall(LINE, LINE, k=1) == (1, 1)
+
+
+def test_sets_apart_cover_nothing_of_each_other():
+    assert precision_and_recall(LINE, LINE + 100, k=3) == (0, 0)
+
+
+def test_precision_without_recall_and_recall_without_precision():
+    collapsed = np.array([[0.0], [0.01], [0.02], [0.03]])  # good points, all in one place
+    assert precision_and_recall(LINE, collapsed, k=1) == (1, 1 / 6)
+    assert precision_and_recall(collapsed, LINE, k=1) == (1 / 6, 1)
+
+
+def test_the_ball_reaches_to_the_kth_neighbour_and_no_further():
+    real = np.array([[0.0], [1.0], [10.0]])  # k = 2: radii 10, 9, 10
+    generated = np.array([[-10.0], [-10.5], [20.0], [20.5], [500.0]])
+    assert precision_and_recall(real, generated, k=2)[0] == 2 / 5
+    assert precision_and_recall(real, generated + 0.0, k=1)[0] == 0 / 5 + 0  # radii 1, 1, 9: none of them
+
+
+def test_blocks_do_not_change_the_numbers(monkeypatch):
+    rng = np.random.default_rng(0)
+    real, generated = rng.standard_normal((50, 4)), rng.standard_normal((40, 4)) + 1
+    distances = np.linalg.norm(real[:, np.newaxis] - generated, axis=-1)
+
+    def radii(points):
+        return np.sort(np.linalg.norm(points[:, np.newaxis] - points, axis=-1))[:, 3]
+
+    expected = (
+        (distances <= radii(real)[:, np.newaxis]).any(axis=0).mean(),
+        (distances <= radii(generated)).any(axis=1).mean(),
+    )
+    assert 0 < expected[0] < 1 and 0 < expected[1] < 1
+    for block in (1, 7, 1000):
+        monkeypatch.setattr(evaluate, "BLOCK", block)
+        assert precision_and_recall(real, generated) == pytest.approx(expected)
+
+
+# The classifier.
+
+
+@pytest.fixture
+def few_shapes(monkeypatch):
+    """Let `data.load` give few shapes, and a classifier see them often enough; returns the training pictures."""
+    load = data.load
+
+    def few(name, shape, **options):
+        dataset = load(name, shape, **options)
+        return dataset._replace(images=dataset.images[:1000], labels=dataset.labels[:1000])
+
+    monkeypatch.setattr(data, "load", few)
+    monkeypatch.setattr(evaluate, "BATCH", 50)
+    monkeypatch.setattr(evaluate, "EPOCHS", 3)
+    return few
+
+
+def test_the_classifier_learns_and_comes_from_the_cache(few_shapes, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    shapes = few_shapes("shapes", (16, 16, 1))
+    trained = []
+    train = evaluate.train_classifier
+    monkeypatch.setattr(evaluate, "train_classifier", lambda *a: trained.append(a) or train(*a))
+    weights = evaluate.cached_classifier(shapes, 0)
+    with tf.Graph().as_default(), tf.Session() as sess:
+        keras.backend.set_session(sess)
+        features, logits = evaluate.classifier_features(sess, weights, shapes)
+        assert features(shapes.images).shape == (1000, 128)
+        assert (logits(shapes.images).argmax(axis=1) == shapes.labels).mean() > 0.2  # by chance 0.1
+
+    for one, other in zip(weights, evaluate.cached_classifier(shapes, 0), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(trained) == 1
+
+    monkeypatch.setattr(evaluate, "train_classifier", lambda *a: trained.append(a) or weights)
+    evaluate.cached_classifier(shapes, 1)
+    evaluate.cached_classifier(shapes._replace(images=shapes.images[::-1]), 0)
+    assert len(trained) == 3  # another seed, other pictures
+    for path in (tmp_path / "dcgan_keras").iterdir():
+        content = path.read_bytes()
+        path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    evaluate.cached_classifier(shapes, 0)
+    assert len(trained) == 4  # its checksum was wrong
+
+
+# The command.
+
+
+@pytest.fixture
+def run(dcgan, tmp_path, capfd):
+    """`python -m reproduce.evaluate`, in this process, in an empty folder, where "tiny" is a model."""
+
+    def run(*arguments):
+        capfd.readouterr()
+        with tf.Graph().as_default(), pytest.raises(SystemExit) as leaving:
+            command.run(lambda: evaluate.main(list(map(str, arguments))))
+        return type(
+            "Result", (), dict(zip(("stdout", "stderr"), capfd.readouterr(), strict=True))
+        )(), leaving.value.code
+
+    def result(*arguments):
+        found, found.returncode = run(*arguments)
+        return found
+
+    return result
+
+
+def tiny_weights(path, seed):
+    import models
+    from tf1 import set_seed
+
+    with tf.Graph().as_default(), tf.Session() as sess:
+        keras.backend.set_session(sess)
+        set_seed(seed)
+        generator = models.MODELS["tiny"].generator()
+        sess.run(tf.global_variables_initializer())
+        training.save_weights(generator, path)
+
+
+def test_the_table_has_real_pictures_and_a_line_for_each_file(run, few_shapes, tmp_path):
+    paths = [tmp_path / "generator_000500.h5", tmp_path / "other.h5"]
+    for seed, path in enumerate(paths):
+        tiny_weights(path, seed)
+    options = ["--dataset", "shapes", "--model", "tiny", "--samples", 200, "--weights", *paths]
+    first = run(*options, "--out", tmp_path / "quality.csv")
+    assert first.returncode == 0, first.stderr
+    assert "% of 1000 test pictures" in first.stdout
+    with open(tmp_path / "quality.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["", "500", ""]
+    assert [row["samples"] for row in rows] == ["200"] * 3
+    real, *generated = ([float(row[name]) for name in ("frechet", "precision", "recall")] for row in rows)
+    for numbers in generated:  # untrained: nothing like real pictures
+        assert numbers[0] > 3 * real[0] and numbers[1] < real[1]
+
+    again = run(*options, "--batch-statistics", "--out", tmp_path / "batch.csv")
+    assert "classifier's loss" not in again.stdout  # from the cache
+    lines = [(tmp_path / name).read_text().splitlines() for name in ("quality.csv", "batch.csv")]
+    assert lines[0][:2] == lines[1][:2] and lines[0][2] != lines[1][2]
+
+
+def test_bad_input_is_one_line(run, tmp_path):
+    assert "no such file" in bad_input(run("--weights", tmp_path / "none.h5"))
+    (tmp_path / "empty.h5").touch()
+    assert "no such folder" in bad_input(run("--weights", tmp_path / "empty.h5", "--out", tmp_path / "no" / "q.csv"))
+    assert "--samples" in bad_input(run("--weights", tmp_path / "empty.h5", "--samples", 3))
+
+
+def test_a_file_of_no_weights_is_refused(run, few_shapes, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "EPOCHS", 1)
+    (tmp_path / "empty.h5").touch()
+    line = bad_input(run("--dataset", "shapes", "--model", "tiny", "--samples", 20, "--weights", tmp_path / "empty.h5"))
+    assert "empty.h5 has no weights" in line
+
+
+# Inception.
+
+
+def test_inception_without_network_is_one_line(sess, monkeypatch):
+    def fail(**_):
+        raise Exception("URL fetch failure on https://host/x:\nTemporary failure in name resolution")
+
+    monkeypatch.setattr(keras.applications, "InceptionV3", fail)
+    with pytest.raises(command.InputError, match=r"could not be downloaded \(URL fetch.*resolution\).*--inception"):
+        evaluate.inception_features(sess)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_inception_gets_pictures_of_299_in_minus_one_to_one(channels, sess, monkeypatch):
+    def mean_and_size(weights, include_top, pooling):
+        assert (weights, include_top, pooling) == ("imagenet", False, "avg")
+        images = keras.Input((299, 299, 3))
+        return keras.Model(images, keras.layers.GlobalAveragePooling2D()(images))
+
+    monkeypatch.setattr(keras.applications, "InceptionV3", mean_and_size)
+    pictures = np.stack([np.full((8, 8, channels), value, np.uint8) for value in (0, 255, 51)])
+    means = evaluate.inception_features(sess)(pictures)
+    np.testing.assert_allclose(means, [[-1] * 3, [1] * 3, [-0.6] * 3], atol=1e-4)

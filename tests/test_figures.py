@@ -1,0 +1,260 @@
+import json
+import xml.etree.ElementTree as ET
+from collections import Counter
+
+import numpy as np
+import pytest
+from conftest import SHARED, bad_input
+from PIL import Image
+
+import command
+import models
+import training
+from dcgan_keras import article_losses, gan
+from reproduce import diagrams, figures
+from reproduce.diagrams import Application, Loss, Run
+from tf1 import keras, tf
+
+layers = keras.layers
+
+# Reading the graph.
+
+ONE_PASS = [
+    Run(
+        [Application("G", "noise"), Application("D", "real"), Application("D", 0)],
+        [Loss([1, 2], ["D"]), Loss([2], ["G"])],
+    )
+]
+
+
+def small_pair():
+    generator = keras.Sequential([layers.InputLayer((3,)), layers.Dense(5, activation="tanh")])
+    discriminator = keras.Sequential(
+        [layers.InputLayer((5,)), layers.Dense(4, activation="tanh"), layers.Dense(1, activation="sigmoid")]
+    )
+    return generator, discriminator
+
+
+def test_the_articles_step_is_one_run_with_g_once_and_d_twice(graph):
+    assert diagrams.read_step(gan, models.article_generator(), models.article_discriminator()) == ONE_PASS
+
+
+def test_networks_of_dense_layers_are_read_the_same(graph):
+    assert diagrams.read_step(gan, *small_pair()) == ONE_PASS
+
+
+def by_turns(generator, discriminator, wrong=False):
+    """A recipe of three runs; if `wrong`, D's own loss updates G too."""
+    noise, images = keras.Input(generator.input_shape[1:]), keras.Input(discriminator.input_shape[1:])
+    fake = keras.Input(discriminator.input_shape[1:])
+    generated = generator(noise)
+    dloss, _ = article_losses(discriminator(fake), discriminator(images))
+    _, gloss = article_losses(discriminator(generated), tf.constant([[0.5]]))
+    if wrong:
+        dloss, _ = article_losses(discriminator(generated), discriminator(images))
+    both = discriminator.trainable_weights + generator.trainable_weights
+    update_d = tf.train.AdamOptimizer().minimize(dloss, var_list=both if wrong else discriminator.trainable_weights)
+    update_g = tf.train.MomentumOptimizer(0.1, 0.5).minimize(gloss, var_list=generator.trainable_weights)
+
+    def feed(sess, image_batch, noise_batch):
+        pictures = sess.run(generated, {noise: noise_batch})
+        _, d = sess.run([update_d, dloss], {images: image_batch, fake: pictures, noise: noise_batch})
+        return [d, sess.run((gloss, update_g), {noise: noise_batch})[0]]
+
+    return feed
+
+
+def test_a_recipe_by_turns_is_read_as_it_is(graph):
+    assert diagrams.read_step(by_turns, *small_pair()) == [
+        Run([Application("G", "noise")], []),
+        Run([Application("D", "generated"), Application("D", "real")], [Loss([0, 1], ["D"])]),
+        Run([Application("G", "noise"), Application("D", 0)], [Loss([1], ["G"])]),
+    ]
+
+
+def test_a_wrong_recipe_is_read_as_it_is_too(graph):
+    _, second, _ = diagrams.read_step(by_turns, *small_pair(), wrong=True)
+    assert [loss.updates for loss in second.losses] == [["D", "G"]]
+    assert Counter(application.network for application in second.applications) == {"G": 1, "D": 2}
+
+
+def test_keras_own_training_is_heard(graph):
+    """`train_on_batch` and `predict_on_batch` go past `sess.run`."""
+
+    def recipe(generator, discriminator):
+        discriminator.compile("sgd", "binary_crossentropy")
+
+        def feed(sess, images, noise):
+            discriminator.train_on_batch(generator.predict_on_batch(noise), np.zeros((len(images), 1)))
+
+        return feed
+
+    assert diagrams.read_step(recipe, *small_pair()) == [
+        Run([Application("G", "noise")], []),
+        Run([Application("D", "generated")], [Loss([0], ["D"])]),
+    ]
+
+
+def test_the_two_model_recipe_computes_more(graph):
+    two_model = pytest.importorskip("two_model").two_model
+    runs = diagrams.read_step(two_model, *small_pair(), losses=article_losses)
+    applied = Counter(application.network for run in runs for application in run.applications)
+    assert applied == {"G": 2, "D": 3}
+    assert [loss.updates for run in runs for loss in run.losses] == [["D"], ["D"], ["G"]]
+    assert diagrams.times(runs) == "G × 2, D × 3"  # noqa: RUF001
+
+
+# Drawing.
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_the_drawing_has_a_box_for_each_pass_and_update():
+    found = Counter(texts(diagrams.architecture(ONE_PASS, "title")))
+    assert found["G"] == 1 and found["D"] == 2 and found["D_loss"] == 1 and found["G_loss"] == 1
+    assert found["update $W_D$"] == 1 and found["update $W_G$"] == 1
+    assert any("1 call" in text and "D × 2" in text for text in found)  # noqa: RUF001
+
+
+def test_the_concept_has_each_network_once():
+    found = Counter(texts(diagrams.concept(ONE_PASS, "title")))
+    assert found["G"] == 1 and found["D"] == 1
+    assert found["updates $W_D$"] == 1 and found["updates $W_G$"] == 1
+
+
+def test_the_same_drawing_is_the_same_file(tmp_path):
+    contents = []
+    for _ in range(2):
+        diagrams.save(diagrams.architecture(ONE_PASS, "title"), tmp_path / "a.svg")
+        contents.append((tmp_path / "a.svg").read_bytes())
+    assert contents[0] == contents[1]
+    assert ET.fromstring(contents[0]).tag.endswith("svg")
+
+
+# The article's figure.
+
+
+def gaps(picture):
+    """The places of the black lines, rows and columns, in pixels before enlargement, of the first four rows of tiles."""
+    dark = ~picture[::3, ::3].any(axis=-1)
+    return np.flatnonzero(dark[:, :96].all(axis=1)).tolist(), np.flatnonzero(dark[:120].all(axis=0)).tolist()
+
+
+def test_layout_is_that_of_the_articles_figure():
+    tiles = np.full((32, 32, 32, 3), 200, np.uint8)
+    ours = np.asarray(figures.article_layout(tiles))
+    assert ours.shape == (495, 693, 3)
+    assert gaps(ours) == ([32, 65, 98, 131, 164], [32, 65, 98, 131, 164, 197, 230])
+    assert not ours[396:, 297:].any() and ours[396:491, 198:294].all()  # 31 tiles: four rows of seven, and three
+    path = SHARED / "figures" / "gan_cifar_32.png"
+    if path.exists():
+        theirs = np.asarray(Image.open(path).convert("RGB"))[348 : 348 + 495, 8 : 8 + 693]
+        assert gaps(theirs) == gaps(ours)
+        assert (theirs == np.repeat(np.repeat(theirs[::3, ::3], 3, axis=0), 3, axis=1)).all()
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """The folder of a run: weights that paint everything at 0.2 red, 0 green, -0.4 blue, and some losses."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with tf.Graph().as_default(), tf.Session() as sess:
+        keras.backend.set_session(sess)
+        generator = models.article_generator()
+        sess.run(tf.global_variables_initializer())
+        *_, kernel, bias = weights = generator.get_weights()
+        generator.set_weights([*weights[:-2], 0 * kernel, np.arctanh([0.2, 0, -0.4]).astype(bias.dtype)])
+        training.save_weights(generator, folder / "generator.h5")
+    rows = "".join(f"{step},{0.5 + step / 1000},{3 - step / 1000}\n" for step in range(1, 301))
+    (folder / "losses.csv").write_text("step,dloss,gloss\n" + rows)
+    return folder
+
+
+def test_the_articles_contrast_and_colours_and_the_true_ones(finished, graph):
+    shown, true = figures.samples(finished / "generator.h5", "article", seed=0)
+    assert shown.shape == true.shape == (31, 32, 32, 3)
+    # 0.5 x + 0.5, red and blue exchanged; and x + 0.5
+    assert shown.reshape(-1, 3).tolist() == [[round(255 * v) for v in (0.3, 0.5, 0.6)]] * (31 * 32 * 32)
+    assert true.reshape(-1, 3).tolist() == [[round(255 * v) for v in (0.7, 0.5, 0.1)]] * (31 * 32 * 32)
+
+
+# The charts.
+
+QUALITY = """pictures,step,samples,frechet,precision,recall
+"real, held out",,100,0.1,0.8,0.7
+generator_002000.h5,2000,100,3.5,0.4,0.2
+generator_001000.h5,1000,100,7.5,0.3,0.1
+"""
+
+
+def test_losses_are_drawn_raw_and_smoothed(finished):
+    raw, mean, *_ = figures.losses_chart(finished / "losses.csv").axes[0].lines
+    assert len(raw.get_xdata()) == 300 and mean.get_xdata().tolist() == list(range(3, 301))
+    assert mean.get_ydata()[0] == pytest.approx(0.502)  # of steps 1 to 3
+
+
+def test_quality_is_drawn_by_step(tmp_path):
+    (tmp_path / "q.csv").write_text(QUALITY)
+    curve, floor = figures.quality_chart(tmp_path / "q.csv").axes[0].lines
+    assert (curve.get_xdata(), curve.get_ydata()) == ([1000, 2000], [7.5, 3.5])
+    assert set(floor.get_ydata()) == {0.1}
+
+
+def test_speed_is_the_median(tmp_path):
+    variants = {"article": {"steps_per_second": [14, 16, 19], "more": 1}, "two_model": {"steps_per_second": 8.5}}
+    (tmp_path / "b.json").write_text(json.dumps({"machine": "x", "results": {"32": variants}}))
+    axes = figures.speed_chart(tmp_path / "b.json").axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [16, 8.5]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["article, batch 32", "two_model, batch 32"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"results": {}}', '{"results": {"32": {"article": 3}}}'])
+def test_tables_that_are_none_are_refused(text, tmp_path):
+    (tmp_path / "table").write_text(text)
+    for draw, made_by in ((figures.speed_chart, "benchmark"), (figures.quality_chart, "evaluate")):
+        with pytest.raises(command.InputError, match=made_by):
+            draw(tmp_path / "table")
+
+
+# The command.
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        capfd.readouterr()
+        with tf.Graph().as_default(), pytest.raises(SystemExit) as leaving:
+            command.run(lambda: figures.main(list(map(str, arguments))))
+        out, err = capfd.readouterr()
+        return type("Result", (), {"stdout": out, "stderr": err, "returncode": leaving.value.code})
+
+    return run
+
+
+def test_every_figure_is_made(run, finished, tmp_path):
+    pytest.importorskip("two_model")
+    (tmp_path / "q.csv").write_text(QUALITY)
+    result = run("--run", finished, "--quality", tmp_path / "q.csv", "--out", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert "no speed.png" in result.stdout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "gan_cifar_32.png",
+        "gan_cifar_32_true_contrast.png",
+        "gan_concept.svg",
+        "losses.png",
+        "one_pass.svg",
+        "quality.png",
+        "two_model.svg",
+    ]
+
+
+def test_bad_input_is_one_line(run, tmp_path):
+    assert "--run" in bad_input(run("--run", tmp_path))
+    assert "samples/cifar10_generator.h5" in bad_input(run())
+    (tmp_path / "losses.csv").write_text("step,dloss,gloss\n")
+    with pytest.raises(command.InputError, match="no losses"):
+        figures.losses_chart(tmp_path / "losses.csv")
