@@ -157,6 +157,7 @@ def parse(arguments: list[str] | None = None):
     parser = command.Parser(prog="python -m reproduce.figures", description="Make every figure of the article again.")
     add = parser.add_argument
     add("--run", type=Path, metavar="DIR", help="the folder of a run (default: what is committed under samples/)")
+    add("--weights", type=Path, metavar="FILE", help="of the generator (default: the newest of the run)")
     add("--quality", type=Path, metavar="FILE.csv", help="of reproduce.evaluate (samples/cifar10_quality.csv)")
     add("--benchmark", type=Path, metavar="FILE.json", help="of reproduce.benchmark (samples/benchmark.json)")
     add("--model", choices=models.MODELS, default="article", help="the networks of the run (%(default)s)")
@@ -168,7 +169,7 @@ def parse(arguments: list[str] | None = None):
 def main(arguments: list[str] | None = None) -> int:
     arguments = parse(arguments)
     run, out = arguments.run, arguments.out
-    weights = run / "generator.h5" if run else SAMPLES / "cifar10_generator.h5"
+    weights = arguments.weights or (run / "generator.h5" if run else SAMPLES / "cifar10_generator.h5")
     losses = run / "losses.csv" if run else SAMPLES / "cifar10_losses.csv"
     for path in (weights, losses, arguments.quality, arguments.benchmark):
         if path and not path.is_file():

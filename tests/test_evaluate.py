@@ -77,7 +77,7 @@ def test_the_ball_reaches_to_the_kth_neighbour_and_no_further():
     real = np.array([[0.0], [1.0], [10.0]])  # k = 2: radii 10, 9, 10
     generated = np.array([[-10.0], [-10.5], [20.0], [20.5], [500.0]])
     assert precision_and_recall(real, generated, k=2)[0] == 2 / 5
-    assert precision_and_recall(real, generated + 0.0, k=1)[0] == 0 / 5 + 0  # radii 1, 1, 9: none of them
+    assert precision_and_recall(real, generated, k=1)[0] == 0  # radii 1, 1, 9
 
 
 def test_blocks_do_not_change_the_numbers(monkeypatch):

@@ -137,7 +137,7 @@ def test_the_same_drawing_is_the_same_file(tmp_path):
 
 
 def gaps(picture):
-    """The places of the black lines, rows and columns, in pixels before enlargement, of the first four rows of tiles."""
+    """Where the black lines are, rows and columns, in pixels before enlargement."""
     dark = ~picture[::3, ::3].any(axis=-1)
     return np.flatnonzero(dark[:, :96].all(axis=1)).tolist(), np.flatnonzero(dark[:120].all(axis=0)).tolist()
 
