@@ -126,16 +126,15 @@ def quality_chart(path: Path) -> Figure:
 def speed_chart(path: Path) -> Figure:
     """Steps per second by batch size and variant, medians with the range, from the JSON of `reproduce.benchmark`.
 
-    Its form: {"results": {"32": {"article": {"steps_per_second": [15.1, ...]}, ...}, ...}, ...}.
+    Its form: {"results": {"32": {"article": {"steps_per_second": {"median": 15.1, "min": ..., "max": ...}, ...}, ...}}}.
     """
     try:
         results = json.loads(path.read_text())["results"]
-        speeds = {
-            (size, variant): np.atleast_1d(np.array(of["steps_per_second"], float))
+        bars = [
+            ((size, variant), *(float(of["steps_per_second"][key]) for key in ("median", "min", "max")))
             for size, variants in results.items()
             for variant, of in variants.items()
-        }
-        bars = [(key, np.median(values), values.min(), values.max()) for key, values in speeds.items()]
+        ]
         if not bars:
             raise ValueError
     except (KeyError, ValueError, TypeError, AttributeError) as error:

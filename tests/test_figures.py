@@ -203,7 +203,8 @@ def test_quality_is_drawn_by_step(tmp_path):
 
 
 def test_speed_is_the_median(tmp_path):
-    variants = {"article": {"steps_per_second": [14, 16, 19], "more": 1}, "two_model": {"steps_per_second": 8.5}}
+    speeds = {"article": {"median": 16, "min": 14, "max": 19}, "two_model": {"median": 8.5, "min": 8, "max": 9}}
+    variants = {name: {"steps_per_second": speed, "rounds": 3} for name, speed in speeds.items()}
     (tmp_path / "b.json").write_text(json.dumps({"machine": "x", "results": {"32": variants}}))
     axes = figures.speed_chart(tmp_path / "b.json").axes[0]
     assert [bar.get_width() for bar in axes.patches] == [16, 8.5]
