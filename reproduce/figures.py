@@ -126,7 +126,7 @@ def quality_chart(path: Path) -> Figure:
 def speed_chart(path: Path) -> Figure:
     """Steps per second by batch size and variant, medians with the range, from the JSON of `reproduce.benchmark`.
 
-    Its form: {"results": {"32": {"article": {"steps_per_second": {"median": 15.1, "min": ..., "max": ...}, ...}, ...}}}.
+    Its form: {"results": {"32": {"article": {"steps_per_second": {"median": 15.1, "min": ..., "max": ...}}, ...}}}.
     """
     try:
         results = json.loads(path.read_text())["results"]
