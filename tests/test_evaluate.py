@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import bad_input, tiny_pair
+from conftest import Result, bad_input, tiny_pair
 
 import command
 import data
@@ -155,15 +155,9 @@ def run(dcgan, tmp_path, capfd):
         capfd.readouterr()
         with tf.Graph().as_default(), pytest.raises(SystemExit) as leaving:
             command.run(lambda: evaluate.main(list(map(str, arguments))))
-        return type(
-            "Result", (), dict(zip(("stdout", "stderr"), capfd.readouterr(), strict=True))
-        )(), leaving.value.code
+        return Result(leaving.value.code, *capfd.readouterr())
 
-    def result(*arguments):
-        found, found.returncode = run(*arguments)
-        return found
-
-    return result
+    return run
 
 
 def tiny_weights(path, seed):

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from conftest import SHARED, bad_input
+from conftest import SHARED, Result, bad_input
 from PIL import Image
 
 import command
@@ -230,8 +230,7 @@ def run(tmp_path, monkeypatch, capfd):
         capfd.readouterr()
         with tf.Graph().as_default(), pytest.raises(SystemExit) as leaving:
             command.run(lambda: figures.main(list(map(str, arguments))))
-        out, err = capfd.readouterr()
-        return type("Result", (), {"stdout": out, "stderr": err, "returncode": leaving.value.code})
+        return Result(leaving.value.code, *capfd.readouterr())
 
     return run
 
