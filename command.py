@@ -40,6 +40,21 @@ def at_least(minimum: int) -> Callable[[str], int]:
     return whole_number
 
 
+def from_to(minimum: float, maximum: float) -> Callable[[str], float]:
+    """An argparse type: a number from `minimum` to `maximum`."""
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not minimum <= value <= maximum:  # nor NaN
+            raise argparse.ArgumentTypeError(f"{text} is not between {minimum:g} and {maximum:g}")
+        return value
+
+    return number
+
+
 def one_line(error: BaseException) -> str:
     """An exception's text in one printable line."""
     text = " ".join(str(error).split()) or type(error).__name__

@@ -8,15 +8,19 @@ models and to compute G's and D's passes twice. Here D and G are built in Keras,
 by hand, in raw TensorFlow: one `sess.run` per step.
 """
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 import command
 import data
+import memory
 import models
 import training
+import two_model
 from command import InputError
 from tf1 import keras, set_seed, tf
 
@@ -39,7 +43,40 @@ def article_losses(gscore, rscore):
     return dloss, gloss
 
 
-LOSSES = {"article": article_losses}
+def minimax_losses(gscore, rscore):
+    """The value V(D, G) of Goodfellow et al. 2014, equation 1: D maximizes it, G minimizes it (not the reverse).
+
+    G's loss is the part of V that depends on G, as in their algorithm 1.
+    """
+    dloss = -tf.reduce_mean(log_eps(rscore) + log_eps(1 - gscore))
+    gloss = tf.reduce_mean(log_eps(1 - gscore))
+    return dloss, gloss
+
+
+def bce_losses(gscore, rscore):
+    """Binary cross-entropy, not saturating: G maximizes log D(G(z)) instead (Goodfellow et al. 2014, section 3)."""
+    dloss = -tf.reduce_mean(log_eps(rscore) + log_eps(1 - gscore))
+    gloss = -tf.reduce_mean(log_eps(gscore))
+    return dloss, gloss
+
+
+def lsgan_losses(gscore, rscore):
+    """Least squares, for scores of any size (Mao et al. 2016, equation 2, with a = 0 and b = c = 1)."""
+    dloss = tf.reduce_mean((rscore - 1) ** 2 + gscore**2) / 2
+    gloss = tf.reduce_mean((gscore - 1) ** 2) / 2
+    return dloss, gloss
+
+
+LOSSES = {"article": article_losses, "minimax": minimax_losses, "bce": bce_losses, "lsgan": lsgan_losses}
+
+
+def class_loss(labels, probabilities):
+    """-L_C of AC-GAN for one batch (Odena et al. 2016, equation 3): labels (batch, 1), probabilities (batch, classes).
+
+    The mean negative log-likelihood of the right class.
+    """
+    right = tf.gather(probabilities, tf.cast(labels, tf.int32), batch_dims=1)
+    return -tf.reduce_mean(log_eps(right))
 
 
 def gan(
@@ -48,13 +85,20 @@ def gan(
     losses: Callable = article_losses,
     learning_rate: float = 1e-4,
     beta1: float = 0.2,
-) -> Callable[[tf.Session, np.ndarray, np.ndarray], list[np.float32]]:
+    alternating: bool = False,
+) -> Callable[..., list[np.float32]]:
     """Wire a generator and a discriminator, in the default graph, into one training step.
 
     generator: (batch, *latent) -> (batch, *picture); discriminator: (batch, *picture) -> (batch, 1), both uncompiled.
     Returns `gan_feed(sess, images, noise) -> [dloss, gloss]`, which takes one step: `images` (batch, *picture) and
     `noise` (batch, *latent) are float32 and `sess` is a session on this graph whose variables are initialized.
     Raises InputError when the two do not fit.
+
+    AC-GAN: a generator whose first input is a class (batch, 1), and a discriminator with a second output, the classes'
+    probabilities (batch, classes). Then `noise` is the list of G's inputs, and `labels` (batch,), the classes of
+    `images`, are `gan_feed`'s fourth argument.
+
+    alternating: D and G take turns, D in the first step, instead of both moving in every step.
     """
     if generator.output_shape[1:] != discriminator.input_shape[1:]:
         raise InputError(
@@ -62,30 +106,36 @@ def gan(
             f"but the discriminator takes {discriminator.input_shape[1:]}"
         )
 
-    noise = keras.Input(shape=generator.input_shape[1:])
+    noise = tf.nest.map_structure(lambda i: keras.Input(i.shape[1:], dtype=i.dtype), generator.input)
     real_image = keras.Input(shape=discriminator.input_shape[1:])
 
     # Each pass over G or D happens once, and both losses share it.
     generated = generator(noise, training=True)
-    rscore = discriminator(real_image, training=True)
+    rscore, *rclasses = tf.nest.flatten(discriminator(real_image, training=True))
     # D normalizes the two batches apart and keeps moving averages of both. Generated pictures wait for the averages
     # of the real ones: two unordered updates of one variable would race, and no run could be repeated.
     with tf.control_dependencies(discriminator.get_updates_for(real_image)):
-        gscore = discriminator(generated, training=True)
+        gscore, *gclasses = tf.nest.flatten(discriminator(generated, training=True))
 
     dloss, gloss = losses(gscore, rscore)
 
+    labels = keras.Input((1,), dtype="int32")
+    if rclasses:  # AC-GAN: both networks want both kinds of pictures to be recognized
+        auxiliary_loss = class_loss(labels, *rclasses) + class_loss(noise[0], *gclasses)
+        dloss, gloss = dloss + auxiliary_loss, gloss + auxiliary_loss
+
     optimizer = tf.train.AdamOptimizer(learning_rate, beta1=beta1)
+    step = tf.train.get_or_create_global_step()
 
     # update Wd w.r.t. D_loss
     grad_loss_wd = optimizer.compute_gradients(dloss, discriminator.trainable_weights)
-    update_wd = optimizer.apply_gradients(grad_loss_wd)
+    update_wd = optimizer.apply_gradients(grad_loss_wd, global_step=step if alternating else None)
 
     # update Wg w.r.t. G_loss. Both gradients are taken at the weights from before the step; only the application of
     # G's waits, because both share the optimizer's powers of beta, and each application multiplies them.
     grad_loss_wg = optimizer.compute_gradients(gloss, generator.trainable_weights)
-    with tf.control_dependencies([update_wd]):
-        update_wg = optimizer.apply_gradients(grad_loss_wg, global_step=tf.train.get_or_create_global_step())
+    with tf.control_dependencies([] if alternating else [update_wd]):
+        update_wg = optimizer.apply_gradients(grad_loss_wg, global_step=step)
 
     bn_updates = [
         discriminator.get_updates_for(real_image),
@@ -95,11 +145,39 @@ def gan(
 
     # 3. Instead of using model.fit(), run the updates by hand.
     train_step = [update_wd, update_wg, bn_updates]
+    # In turns, a step is the same graph and passes with one update left out. keras-adversarial has two ways: both
+    # players on one batch, for which the second needs new passes, and turns from batch to batch, which is this one.
+    turns = [[update_wd, bn_updates], [update_wg, bn_updates]]
 
-    def gan_feed(sess, images, noise_batch):
-        return sess.run([train_step, [dloss, gloss]], feed_dict={noise: noise_batch, real_image: images})[1]
+    def gan_feed(sess, images, noise_batch, label_batch=None):
+        feed_dict = {real_image: images, **dict(zip(tf.nest.flatten(noise), tf.nest.flatten(noise_batch), strict=True))}
+        if rclasses:
+            feed_dict[labels] = np.reshape(label_batch, (-1, 1))
+        updates = turns[sess.run(step) % 2] if alternating else train_step
+        return sess.run([updates, [dloss, gloss]], feed_dict=feed_dict)[1]
 
     return gan_feed
+
+
+class Interval(NamedTuple):
+    """A number of steps or of epochs, as on the command line: `500` or `25epochs`."""
+
+    number: int
+    epochs: bool
+
+    def steps(self, per_epoch: int) -> int:
+        return self.number * (per_epoch if self.epochs else 1)
+
+
+def interval(text: str) -> Interval:
+    number = text.removesuffix("epochs").removesuffix("epoch")
+    try:
+        return Interval(command.at_least(1)(number), epochs=number != text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; it is a number of steps, or of epochs as in 25epochs") from None
+
+
+RECIPES = {"one-pass": gan, "two-model": two_model.two_model}
 
 
 def parse(arguments: list[str] | None = None):
@@ -108,15 +186,24 @@ def parse(arguments: list[str] | None = None):
     add("--dataset", choices=data.DATASETS, default="cifar10", help="what to train on (default: %(default)s)")
     add("--data-dir", type=Path, metavar="DIR", help="where the data are; without it, Keras downloads and caches them")
     add("--model", choices=models.MODELS, help="the pair of networks (default: the one that the dataset goes with)")
-    add("--steps", type=command.at_least(1), default=10000, metavar="N", help="train up to this step (%(default)s)")
+    add("--loss", choices=LOSSES, default="article", help="what D and G minimize (default: %(default)s)")
+    add("--recipe", choices=RECIPES, default="one-pass", help="the article's way, or the slow one that it replaces")
+    add("--updates", choices=("simultaneous", "alternating"), default="simultaneous", help="or D and G take turns")
+    add("--learning-rate", type=command.from_to(1e-12, 1), metavar="RATE", help="Adam's (default: the model's)")
+    add("--beta1", type=command.from_to(0, 0.999999), metavar="BETA", help="Adam's (default: the model's)")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=command.at_least(1), default=10000, metavar="N", help="train up to this step")
+    length.add_argument("--epochs", type=command.at_least(1), metavar="N", help="train up to the end of this epoch")
     add("--batch-size", type=command.at_least(1), default=32, metavar="N", help="default: %(default)s")
     add("--seed", type=command.at_least(0), default=0, metavar="N", help="of everything random (%(default)s)")
-    add("--sample-every", type=command.at_least(1), default=500, metavar="N", help="steps (%(default)s)")
-    add("--checkpoint-every", type=command.at_least(1), default=500, metavar="N", help="steps (%(default)s)")
-    add("--keep-every", type=command.at_least(1), metavar="N", help="also keep the generator of every N steps")
+    every = {"type": interval, "metavar": "N"}
+    add("--sample-every", default="500", **every, help="steps, or epochs as in 25epochs (%(default)s)")
+    add("--checkpoint-every", default="500", **every, help="likewise (%(default)s)")
+    add("--keep-every", **every, help="also keep the generator of every N steps")
     add("--out", type=Path, metavar="DIR", help="where everything goes that the run writes (samples/<dataset>)")
     add("--restart", action="store_true", help="begin anew; what is in --out is kept under another name")
     add("--skip-bad", action="store_true", help="leave out pictures of a folder that cannot be read, and list them")
+    add("--summary", action="store_true", help="print both networks, layer by layer with parameters, and leave")
     arguments = parser.parse_args(arguments)
     arguments.model = arguments.model or models.DEFAULT_MODEL[arguments.dataset]
     arguments.out = arguments.out or Path("samples") / arguments.dataset
@@ -126,30 +213,61 @@ def parse(arguments: list[str] | None = None):
 def main(arguments: list[str] | None = None) -> int:
     arguments = parse(arguments)
     pair = models.MODELS[arguments.model]
+    if arguments.recipe == "two-model" and arguments.updates == "alternating":
+        raise InputError("--updates alternating is for --recipe one-pass; the two-model recipe has its own order")
     set_seed(arguments.seed)
-    generator, discriminator = pair.generator(), pair.discriminator()
+    activation = "linear" if arguments.loss == "lsgan" else "sigmoid"
+    if arguments.summary:
+        for model in (pair.generator(), pair.discriminator(activation=activation)):
+            model.summary()
+        return 0
     dataset = data.load(
         arguments.dataset,
-        discriminator.input_shape[1:],
+        pair.shape,
         data_dir=arguments.data_dir,
         seed=arguments.seed,
         skip_bad=arguments.skip_bad,
     )
+    classes = []
+    if pair.with_classes:
+        if dataset.labels is None:
+            raise InputError(f"--model {arguments.model} needs classes: put the pictures into one subfolder for each")
+        classes = [len(dataset.classes)]
+    generator, discriminator = pair.generator(*classes), pair.discriminator(*classes, activation=activation)
+    memory.check(generator, discriminator, arguments.batch_size)
+    settings = {
+        "model": arguments.model,
+        "dataset": arguments.dataset,
+        "loss": arguments.loss,
+        "recipe": arguments.recipe,
+        "updates": arguments.updates,
+        "learning rate": arguments.learning_rate or pair.learning_rate,
+        "beta1": pair.beta1 if arguments.beta1 is None else arguments.beta1,
+    }
+    train_step = RECIPES[arguments.recipe](
+        generator,
+        discriminator,
+        LOSSES[arguments.loss],
+        settings["learning rate"],
+        settings["beta1"],
+        **({"alternating": True} if arguments.updates == "alternating" else {}),
+    )
+    per_epoch = data.batches_per_epoch(dataset, arguments.batch_size)
     return training.train(
-        gan(generator, discriminator, learning_rate=pair.learning_rate, beta1=pair.beta1),
+        train_step,
         generator,
         discriminator,
         dataset,
         arguments.out,
         pixels=pair.pixels,
-        steps=arguments.steps,
+        steps=arguments.epochs * per_epoch if arguments.epochs else arguments.steps,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
-        sample_every=arguments.sample_every,
-        checkpoint_every=arguments.checkpoint_every,
-        keep_every=arguments.keep_every,
+        sample_every=arguments.sample_every.steps(per_epoch),
+        checkpoint_every=arguments.checkpoint_every.steps(per_epoch),
+        keep_every=arguments.keep_every and arguments.keep_every.steps(per_epoch),
         restart=arguments.restart,
-        settings={"model": arguments.model, "dataset": arguments.dataset},
+        settings=settings,
     )
 
 

@@ -3,7 +3,7 @@
 What a run leaves in its folder:
 
     step_000500.png ...     samples from the same noise each time        progress.gif    the same as a film, at the end
-    losses.csv              step, dloss, gloss                           events.out...   the same for TensorBoard
+    losses.csv, epochs.csv  step or epoch, dloss, gloss                  events.out...   the same for TensorBoard
     generator.h5, discriminator.h5      weights, for Keras' load_weights
     checkpoint_000500.h5 ...            the whole training state, the newest two
 """
@@ -32,12 +32,38 @@ from command import InputError, RunError, clear_partial, one_line, replacing
 from tf1 import keras, session_config, tf
 
 SAMPLES = 64  # pictures in a grid
+COLUMNS = 8
 HEADER = 512  # bytes in front of a checkpoint's HDF5 part, for its checksum
 
 
 def noise_for(seed: int, step: int, batch_size: int, shape: tuple[int, ...]) -> np.ndarray:
     """The noise of a step, (batch_size, *shape) float32. It depends on seed and step alone, so a resumed run has it."""
     return np.random.default_rng([seed, step, 1]).standard_normal((batch_size, *shape), dtype=np.float32)
+
+
+def feed_for(generator: keras.Model, seed: int, step: int, batch_size: int, classes: int) -> np.ndarray | list:
+    """What G takes in a step: the noise, or the list of what its inputs take.
+
+    An input of integers is AC-GAN's class, (batch_size, 1) int32 below `classes`, each as likely as another (so does
+    Keras' example mnist_acgan.py). They too depend on seed and step alone.
+    """
+    rng = np.random.default_rng([seed, step, 2])
+
+    def values(placeholder):
+        if placeholder.dtype.is_integer:
+            return rng.integers(classes, size=(batch_size, 1), dtype=np.int32)
+        return noise_for(seed, step, batch_size, tuple(placeholder.shape[1:]))
+
+    return tf.nest.map_structure(values, generator.input)
+
+
+def sample_feed(generator: keras.Model, seed: int, classes: int) -> np.ndarray | list:
+    """What G's samples are made of: noise, for AC-GAN the same row of noise for each of the first ten classes."""
+    if not isinstance(generator.input, list):
+        return feed_for(generator, seed, 0, SAMPLES, classes)
+    rows = min(classes, 10)
+    _, *noise = feed_for(generator, seed, 0, COLUMNS, classes)
+    return [np.repeat(np.arange(rows, dtype=np.int32), COLUMNS)[:, np.newaxis], *(np.tile(n, (rows, 1)) for n in noise)]
 
 
 def train(
@@ -65,11 +91,13 @@ def train(
     """
     settings = {**(settings or {}), "batch size": batch_size, "seed": seed, "pictures": len(dataset.images)}
     batches = data.batches(dataset, batch_size, pixels, seed)  # refuses a dataset that is too small: before any file
+    per_epoch = data.batches_per_epoch(dataset, batch_size)
     with locked(out, restart), tf.Session(config=session_config()) as sess:
         keras.backend.set_session(sess)
         sess.run(tf.global_variables_initializer())
         keras.backend.get_session()  # Keras adds its own operations here, so that the graph can be closed
-        sample = sampler(generator, pixels, noise_for(seed, 0, SAMPLES, generator.input_shape[1:]))
+        classes = len(dataset.classes)
+        sample = sampler(generator, pixels, sample_feed(generator, seed, classes))
         tf.get_default_graph().finalize()
 
         start = restore(sess, out, settings)
@@ -98,13 +126,17 @@ def train(
             )
             began = time.perf_counter()
             for step in range(start + 1, steps + 1):
-                images, _ = next(batches)
-                dloss, gloss = gan_feed(sess, images, noise_for(seed, step, batch_size, generator.input_shape[1:]))
+                images, labels = next(batches)
+                dloss, gloss = gan_feed(sess, images, feed_for(generator, seed, step, batch_size, classes), labels)
                 if not (math.isfinite(dloss) and math.isfinite(gloss)):
                     raise not_a_number(step, out)
                 speed = (step - start) * batch_size / (time.perf_counter() - began)
                 bar.update(step - start, [("dloss", dloss), ("gloss", gloss), ("images/s", speed)])
                 logs.losses(step, dloss, gloss)
+                if step % per_epoch == 0:
+                    logs.flush()
+                    with writing(out):
+                        save_epochs(out, per_epoch)
                 if step % sample_every == 0 or step == steps:
                     logs.samples(step, sample(sess))
                 if keep_every and step % keep_every == 0:
@@ -123,11 +155,15 @@ def train(
         return 0
 
 
-def sampler(generator: keras.Model, pixels: tuple[float, float], noise: np.ndarray) -> Callable:
-    """Returns `sample(sess)`, G's pictures for this noise as uint8. As in use, not as in training: moving averages."""
-    placeholder = tf.placeholder(tf.float32, (None, *generator.input_shape[1:]))
-    generated = generator(placeholder, training=False)
-    return lambda sess: data.unscale(sess.run(generated, {placeholder: noise}), pixels)
+def sampler(generator: keras.Model, pixels: tuple[float, float], noise: np.ndarray | list) -> Callable:
+    """Returns `sample(sess)`, G's pictures for this noise (or list of what its inputs take) as uint8.
+
+    As in use, not as in training: moving averages, no dropout.
+    """
+    placeholders = tf.nest.map_structure(lambda i: tf.placeholder(i.dtype, i.shape), generator.input)
+    generated = generator(placeholders, training=False)
+    feed_dict = dict(zip(tf.nest.flatten(placeholders), tf.nest.flatten(noise), strict=True))
+    return lambda sess: data.unscale(sess.run(generated, feed_dict), pixels)
 
 
 def make_film(out: Path) -> None:
@@ -253,7 +289,7 @@ class Logs:
 
     def samples(self, step: int, images: np.ndarray) -> None:
         """images: (number, height, width, channels) uint8."""
-        picture = pictures.grid(images, scale=pictures.scale_for(images.shape[1]))
+        picture = pictures.grid(images, columns=COLUMNS, scale=pictures.scale_for(images.shape[1]))
         with writing(self.out):
             pictures.save_png(picture, self.out / f"step_{step:06d}.png")
         encoded = io.BytesIO()
@@ -295,6 +331,16 @@ def read_losses(path: Path, last: int | None = None) -> Iterator[tuple[int, floa
             if not line.endswith("\n") or (last is not None and row[0] > last):
                 return
             yield row
+
+
+def save_epochs(out: Path, per_epoch: int) -> None:
+    """Write epochs.csv, the mean losses of every whole epoch, from losses.csv."""
+    losses = np.array([row[1:] for row in read_losses(out / "losses.csv")])
+    epochs = len(losses) // per_epoch
+    means = losses[: epochs * per_epoch].reshape(epochs, per_epoch, 2).mean(axis=1)
+    with replacing(out / "epochs.csv") as beside:
+        rows = (csv_row((epoch, *mean)) for epoch, mean in enumerate(means, 1))
+        beside.write_text("epoch,dloss,gloss\n" + "".join(rows))
 
 
 # Checkpoints.

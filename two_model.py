@@ -1,0 +1,75 @@
+"""The slow recipe that the article argues against, to compare with: two models, trained in turns with Keras alone.
+
+One is the discriminator, the other the generator with the frozen discriminator behind it. A step runs G twice and D
+three times forward, where the article's runs G once and D twice. So it is written in "GAN Lab" and in "Making DCGAN on
+Keras"; networks, losses, data and outputs are the same as `gan()`'s.
+"""
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+
+from tf1 import keras, tf
+
+
+def two_model(
+    generator: keras.Model,
+    discriminator: keras.Model,
+    losses: Callable,
+    learning_rate: float = 1e-4,
+    beta1: float = 0.2,
+) -> Callable[..., list[np.float32]]:
+    """The same as `dcgan_keras.gan()`, the recipe apart. It compiles the discriminator.
+
+    losses: D's is a sum of what depends on `gscore` and what depends on `rscore`, and G's depends on `gscore` alone, as
+    in every source.
+
+    In a step D is updated twice, on the real and on the generated batch, then G once, with D as it is by then; G makes
+    the batch for D by `predict`, with its moving averages. Where the sources draw new noise for G's own update, the
+    noise of the step is used again, since `gan()` has no more.
+    """
+    rest = tf.constant([[0.5]])
+
+    # Keras asks for the loss of one batch, and tells by `real` (1 or 0) which. The score of the other one rests, and
+    # what both rests add to the sum of the two losses is taken off by halves.
+    def dloss_of_batch(real, score):
+        dloss = tf.where(real[0, 0] > 0.5, losses(rest, score)[0], losses(score, rest)[0])
+        return (dloss - losses(rest, rest)[0] / 2) * tf.ones_like(score[:, 0])
+
+    def gloss_of_batch(_, score):
+        return losses(score, rest)[1] * tf.ones_like(score[:, 0])
+
+    def compiled(model, loss):
+        heads = len(model.outputs) - 1  # AC-GAN's second
+        optimizer = keras.optimizers.legacy.Adam(learning_rate, beta_1=beta1, epsilon=1e-8)
+        model.compile(optimizer, [loss, *["sparse_categorical_crossentropy"] * heads])
+        with warnings.catch_warnings():  # Keras warns of a property that Keras itself reads
+            warnings.simplefilter("ignore", UserWarning)
+            model._make_train_function()  # now: the graph is closed before the first step
+        return model
+
+    compiled(discriminator, dloss_of_batch)
+    noise = tf.nest.map_structure(lambda i: keras.Input(i.shape[1:], dtype=i.dtype), generator.input)
+    discriminator.trainable = False
+    adversarial = compiled(keras.Model(noise, discriminator(generator(noise))), gloss_of_batch)
+    discriminator.trainable = True
+    generator._make_predict_function()
+    count_step = tf.assign_add(tf.train.get_or_create_global_step(), 1).op
+
+    def feed(sess, images, noise_batch, labels=None):
+        keras.backend.set_session(sess)
+        real, fake = np.ones((len(images), 1)), np.zeros((len(images), 1))
+        if len(discriminator.outputs) > 1:  # AC-GAN
+            real_classes, fake_classes = [np.reshape(labels, (-1, 1))], [noise_batch[0]]
+        else:
+            real_classes, fake_classes = [], []
+        generated = generator.predict_on_batch(noise_batch)
+        real_loss = discriminator.train_on_batch(images, [real, *real_classes])
+        fake_loss = discriminator.train_on_batch(generated, [fake, *fake_classes])
+        gloss = adversarial.train_on_batch(noise_batch, [real, *fake_classes])
+        sess.run(count_step)
+        dloss, gloss = np.ravel(real_loss)[0] + np.ravel(fake_loss)[0], np.ravel(gloss)[0]
+        return [np.float32(dloss), np.float32(gloss)]
+
+    return feed
