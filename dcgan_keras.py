@@ -216,9 +216,9 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments.recipe == "two-model" and arguments.updates == "alternating":
         raise InputError("--updates alternating is for --recipe one-pass; the two-model recipe has its own order")
     set_seed(arguments.seed)
-    activation = "linear" if arguments.loss == "lsgan" else "sigmoid"
+    output = {"activation": "linear"} if arguments.loss == "lsgan" else {}
     if arguments.summary:
-        for model in (pair.generator(), pair.discriminator(activation=activation)):
+        for model in (pair.generator(), pair.discriminator(**output)):
             model.summary()
         return 0
     dataset = data.load(
@@ -233,7 +233,7 @@ def main(arguments: list[str] | None = None) -> int:
         if dataset.labels is None:
             raise InputError(f"--model {arguments.model} needs classes: put the pictures into one subfolder for each")
         classes = [len(dataset.classes)]
-    generator, discriminator = pair.generator(*classes), pair.discriminator(*classes, activation=activation)
+    generator, discriminator = pair.generator(*classes), pair.discriminator(*classes, **output)
     memory.check(generator, discriminator, arguments.batch_size)
     settings = {
         "model": arguments.model,

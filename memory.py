@@ -7,7 +7,8 @@ from command import InputError
 from tf1 import keras, tf
 
 FLOAT = 4  # bytes
-TENSORFLOW = 5e8  # bytes that the program takes without a network
+TENSORFLOW = 6e8  # bytes that the program takes without a network
+OVERHEAD = 1.5  # as measured: what TensorFlow copies on the way, and what its allocator keeps for later
 
 
 def needed(generator: keras.Model, discriminator: keras.Model, batch_size: int) -> float:
@@ -15,13 +16,13 @@ def needed(generator: keras.Model, discriminator: keras.Model, batch_size: int) 
 
     All weights; Adam's two moments of each; the gradients, which D has for the real and for the generated batch and
     then their sum; what the layers put out, once in G's pass and twice in D's, kept for the gradients, and as much
-    again for these. Half is added for what is copied on the way: measured peaks lie between the sum and that.
+    again for these.
     """
     weights = parameters(generator.weights) + parameters(discriminator.weights)
     moments = 2 * (parameters(generator.trainable_weights) + parameters(discriminator.trainable_weights))
     gradients = parameters(generator.trainable_weights) + 3 * parameters(discriminator.trainable_weights)
     outputs = 2 * batch_size * (layer_outputs(generator) + 2 * layer_outputs(discriminator))
-    return TENSORFLOW + FLOAT * (weights + moments + gradients + outputs)
+    return TENSORFLOW + OVERHEAD * FLOAT * (weights + moments + gradients + outputs)
 
 
 def parameters(weights: list[tf.Variable]) -> int:

@@ -44,17 +44,18 @@ def two_model(
         heads = len(model.outputs) - 1  # AC-GAN's second
         optimizer = keras.optimizers.legacy.Adam(learning_rate, beta_1=beta1, epsilon=1e-8)
         model.compile(optimizer, [loss, *["sparse_categorical_crossentropy"] * heads])
-        with warnings.catch_warnings():  # Keras warns of a property that Keras itself reads
-            warnings.simplefilter("ignore", UserWarning)
-            model._make_train_function()  # now: the graph is closed before the first step
+        model._make_train_function()
         return model
 
-    compiled(discriminator, dloss_of_batch)
-    noise = tf.nest.map_structure(lambda i: keras.Input(i.shape[1:], dtype=i.dtype), generator.input)
-    discriminator.trainable = False
-    adversarial = compiled(keras.Model(noise, discriminator(generator(noise))), gloss_of_batch)
-    discriminator.trainable = True
-    generator._make_predict_function()
+    # Keras makes these functions when they are first called, but the graph is closed by then.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a property that Keras itself reads
+        compiled(discriminator, dloss_of_batch)
+        noise = tf.nest.map_structure(lambda i: keras.Input(i.shape[1:], dtype=i.dtype), generator.input)
+        discriminator.trainable = False
+        adversarial = compiled(keras.Model(noise, discriminator(generator(noise))), gloss_of_batch)
+        discriminator.trainable = True
+        generator._make_predict_function()
     count_step = tf.assign_add(tf.train.get_or_create_global_step(), 1).op
 
     def feed(sess, images, noise_batch, labels=None):

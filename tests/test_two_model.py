@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from conftest import tiny_pair
-
-import models
-from dcgan_keras import LOSSES, gan
+from conftest import bad_input
 from test_training import EVERY_FEW, same_bits, state
+
+from dcgan_keras import LOSSES, gan
 from tf1 import keras, tf
 from two_model import two_model
 
@@ -20,9 +19,11 @@ def batch():
 
 def pair_without_normalization(activation):
     layers = keras.layers
-    generator = keras.Sequential([layers.InputLayer((5,)), layers.Dense(32 * 32 * 3), layers.Reshape((32, 32, 3))])
+    generator = keras.Sequential(
+        [layers.InputLayer((5,)), layers.Dense(32 * 32 * 3), layers.Reshape((32, 32, 3))], name="generator"
+    )
     discriminator = keras.Sequential(
-        [layers.InputLayer((32, 32, 3)), layers.Flatten(), layers.Dense(1, activation=activation)]
+        [layers.InputLayer((32, 32, 3)), layers.Flatten(), layers.Dense(1, activation=activation)], name="discriminator"
     )
     return generator, discriminator
 
@@ -36,3 +37,34 @@ def test_both_recipes_report_the_same_losses(name, sess):
     one_pass, two_models = (feed(sess, *batch()) for feed in feeds)
     np.testing.assert_allclose(two_models, one_pass, rtol=1e-5)
     assert len(set(one_pass)) == 2
+
+
+@pytest.mark.parametrize("moving", ["generator", "discriminator"])
+def test_each_loss_moves_its_own_network_alone(moving, sess):
+    """Where a loss is 0 its network stays as it is: D is frozen behind G, and G is not part of D's updates."""
+    generator, discriminator = pair_without_normalization("sigmoid")
+    factors = {"generator": (0, 1), "discriminator": (1, 0)}[moving]
+
+    def losses(gscore, rscore):
+        return [factor * loss for factor, loss in zip(factors, LOSSES["article"](gscore, rscore), strict=True)]
+
+    feed = two_model(generator, discriminator, losses)
+    sess.run(tf.global_variables_initializer())
+    before = {"generator": generator.get_weights(), "discriminator": discriminator.get_weights()}
+    feed(sess, *batch())
+    for network in (generator, discriminator):
+        same = all((a == b).all() for a, b in zip(before[network.name], network.get_weights(), strict=True))
+        assert same == (network.name != moving)
+
+
+def test_a_command_with_two_models_resumes_to_the_last_bit(dcgan, tmp_path):
+    assert dcgan(*RUN, "--out", "whole", "--steps", 8).returncode == 0
+    for steps in (4, 8):
+        result = dcgan(*RUN, "--out", "parts", "--steps", steps)
+        assert result.returncode == 0 and result.stderr == ""
+    same_bits(state(tmp_path / "parts", 8), state(tmp_path / "whole", 8))
+    assert (tmp_path / "parts" / "losses.csv").read_text() == (tmp_path / "whole" / "losses.csv").read_text()
+
+
+def test_two_models_do_not_take_turns_by_option(dcgan):
+    assert "one-pass" in bad_input(dcgan(*RUN, "--updates", "alternating"))
