@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+import data
 import models
 from tf1 import keras, tf
 
@@ -38,7 +39,10 @@ def test_concat_diff_of_equal_pictures_is_zero(sess):
     np.testing.assert_allclose(y[..., -1], 0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["article_generator", "article_discriminator"])
+NETWORKS = ["article_generator", "article_discriminator", "mnist_generator", "mnist_discriminator"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_model_can_be_saved_and_loaded_without_foreign_code(name, graph, tmp_path):
     model = getattr(models, name)()
     model.save(tmp_path / "model.h5")
@@ -46,3 +50,121 @@ def test_a_model_can_be_saved_and_loaded_without_foreign_code(name, graph, tmp_p
     assert not [layer for layer in loaded.layers if isinstance(layer, keras.layers.Lambda)]
     inputs = np.random.default_rng(0).standard_normal((4, *model.input_shape[1:]), dtype=np.float32)
     np.testing.assert_array_equal(loaded.predict(inputs), model.predict(inputs))
+
+
+# The other networks of the sources.
+
+SIZES = {  # G's input and both networks' (all, trainable) parameters, worked out by hand from kernels and channels
+    "mnist": (100, (2_656_897, 2_656_321), (400_385, 400_385)),
+    "dcgan64": (100, (12_664_195, 12_660_355), (11_041_665, 11_038_081)),
+    "faces200": (100, (8_339_395, 8_338_947), (655_635_009, 655_635_009)),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_networks_have_their_sources_shapes_and_parameters(name, graph):
+    pair = models.MODELS[name]
+    generator, discriminator = pair.generator(), pair.discriminator()
+    latent, of_generator, of_discriminator = SIZES[name]
+    assert generator.input_shape == (None, latent)
+    assert generator.output_shape == discriminator.input_shape == (None, *pair.shape)
+    assert discriminator.output_shape == (None, 1)
+    assert parameters(generator) == of_generator
+    assert parameters(discriminator) == of_discriminator
+
+
+@pytest.mark.parametrize(("name", "classes"), [("acgan28", 10), ("acgan32", 7)])
+def test_acgan_takes_a_class_and_tells_it(name, classes, graph):
+    pair = models.MODELS[name]
+    generator, discriminator = pair.generator(classes), pair.discriminator(classes)
+    assert generator.input_shape == [(None, 1), (None, 100)]
+    assert generator.inputs[0].dtype == tf.int32
+    assert generator.output_shape == discriminator.input_shape == (None, *pair.shape)
+    assert discriminator.output_shape == [(None, 1), (None, classes)]
+
+
+def test_every_dataset_goes_with_a_model():
+    assert models.DEFAULT_MODEL.keys() == set(data.DATASETS)
+    assert set(models.DEFAULT_MODEL.values()) <= models.MODELS.keys()
+    assert models.DEFAULT_MODEL["mnist"] == "mnist"
+
+
+def test_dcgan64_has_no_dense_layer_and_normal_initial_weights(sess):
+    for model in (models.dcgan64_generator(), models.dcgan64_discriminator()):
+        sess.run(tf.global_variables_initializer())
+        assert not [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+        kernels = np.concatenate([weight.ravel() for weight in model.get_weights() if weight.ndim == 4])
+        assert kernels.mean() == pytest.approx(0, abs=1e-4) and kernels.std() == pytest.approx(0.02, rel=0.01)
+        gammas = np.concatenate([sess.run(w).ravel() for w in model.trainable_weights if "gamma" in w.name])
+        assert gammas.mean() == pytest.approx(1, abs=0.005) and gammas.std() == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["dcgan64", "mnist"])
+def test_linear_output_leaves_out_the_sigmoid_alone(name, sess):
+    linear, sigmoid = models.MODELS[name].discriminator(activation="linear"), models.MODELS[name].discriminator()
+    sess.run(tf.global_variables_initializer())
+    sigmoid.set_weights(linear.get_weights())
+    pictures = np.random.default_rng(0).uniform(-1, 1, (2, *models.MODELS[name].shape))
+    np.testing.assert_allclose(sigmoid.predict(pictures), 1 / (1 + np.exp(-linear.predict(pictures))), rtol=1e-4)
+
+
+def test_tanh_is_applied_once(sess):
+    generator = models.mnist_generator()
+    activations = [layer.activation for layer in generator.layers if hasattr(layer, "activation")]
+    assert activations.count(keras.activations.tanh) == 1
+
+
+# What is random inside a network.
+
+
+def test_dropout_drops_its_rate_and_keeps_the_mean(sess):
+    y = models.SeededDropout(0.3)(tf.ones((200, 500)), training=True)
+    sess.run(tf.global_variables_initializer())
+    y = sess.run(y)
+    assert (y == 0).mean() == pytest.approx(0.3, abs=0.01)
+    np.testing.assert_allclose(y[y != 0], 1 / 0.7, rtol=1e-6)
+
+
+def test_dropout_differs_between_passes_and_steps_and_repeats(sess):
+    layer = models.SeededDropout(0.3)
+    passes = [layer(tf.ones((20, 20)), training=True) for _ in range(2)]
+    count = tf.assign_add(tf.train.get_or_create_global_step(), 1)
+    sess.run(tf.global_variables_initializer())
+    first, again = sess.run(passes), sess.run(passes)
+    sess.run(count)
+    second = sess.run(passes)
+    np.testing.assert_array_equal(first, again)
+    assert (first[0] != first[1]).any() and (first[0] != second[0]).any() and (first[1] != second[1]).any()
+
+
+def test_dropout_is_off_in_sampling_and_in_keras_predict(sess):
+    layers = keras.layers
+    model = keras.Sequential([layers.InputLayer((50,)), models.SeededDropout(0.3)])
+    assert (model.predict(np.ones((8, 50))) == 1).all()
+    x = tf.ones((8, 50))
+    assert (sess.run(model(x, training=False)) == 1).all()
+    with_dropout = model(x, training=True)
+    sess.run(tf.global_variables_initializer())
+    assert (sess.run(with_dropout) == 0).any()
+
+
+def test_acgan_makes_its_picture_from_embedding_times_noise(sess):
+    base = models.mnist_generator()
+    generator = models.acgan_generator(classes=3, generator_model=base)
+    sess.run(tf.global_variables_initializer())
+    (embedding,) = [layer for layer in generator.layers if isinstance(layer, keras.layers.Embedding)]
+    classes, noise = np.int32([[2], [0]]), np.random.default_rng(0).standard_normal((2, 100), dtype=np.float32)
+    expected = base.predict(embedding.get_weights()[0][[2, 0]] * noise)
+    np.testing.assert_allclose(generator.predict([classes, noise]), expected, atol=1e-6)
+
+
+def test_acgan_without_latent_input_draws_its_noise_anew_in_every_step(sess):
+    generator = models.acgan_generator(latent_input=False)
+    assert generator.input_shape in ((None, 1), [(None, 1)])
+    picture = generator(tf.constant([[1], [1]]), training=False)
+    count = tf.assign_add(tf.train.get_or_create_global_step(), 1)
+    sess.run(tf.global_variables_initializer())
+    first, again = sess.run(picture), sess.run(picture)
+    sess.run(count)
+    np.testing.assert_array_equal(first, again)
+    assert (first[0] != first[1]).any() and (first != sess.run(picture)).any()
