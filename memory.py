@@ -1,6 +1,7 @@
 """Whether a pair fits into this machine's memory, told before it is tried."""
 
 import math
+import os
 from pathlib import Path
 
 from command import InputError
@@ -8,7 +9,8 @@ from tf1 import keras, tf
 
 FLOAT = 4  # bytes
 TENSORFLOW = 6e8  # bytes that the program takes without a network
-OVERHEAD = 1.5  # as measured: what TensorFlow copies on the way, and what its allocator keeps for later
+# As measured: what TensorFlow copies on the way, and what the allocator that goes with oneDNN keeps for later.
+OVERHEAD = 1.15 if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0" else 1.5
 
 
 def needed(generator: keras.Model, discriminator: keras.Model, batch_size: int) -> float:

@@ -4,11 +4,14 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from conftest import ROOT, SHARED
+from conftest import ROOT, SHARED, bad_input
+from PIL import Image
+from test_training import EVERY_FEW, SHORT, same_bits, state
 
 import models
+import training
 from command import InputError
-from dcgan_keras import article_losses, gan, log_eps
+from dcgan_keras import LOSSES, article_losses, class_loss, gan, log_eps
 from tf1 import keras, tf
 
 RECORDING = SHARED / "golden" / "original_seed1.npz"
@@ -92,6 +95,63 @@ def test_steps_with_a_saturated_discriminator_keep_all_weights_finite(sign, sess
             assert np.isfinite(value).all(), (size, variable.name)
         kernel.load(np.zeros(kernel.shape), sess)
     assert (1.0 if sign > 0 else 0.0) in seen  # exactly
+
+
+def by_hand(name):
+    """The losses of D and G for D's scores 0.25 and 0.5 of generated and 0.8 and 0.5 of real pictures."""
+    log = np.log
+    d = -(log(0.8) + log(0.75) + log(0.5) + log(0.5)) / 2
+    return {
+        "minimax": (d, (log(0.75) + log(0.5)) / 2),
+        "bce": (d, -(log(0.25) + log(0.5)) / 2),
+        "lsgan": ((0.2**2 + 0.5**2 + 0.25**2 + 0.5**2) / 4, (0.75**2 + 0.5**2) / 4),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["minimax", "bce", "lsgan"])
+def test_other_losses_on_numbers_worked_out_by_hand(name, sess):
+    losses = sess.run(LOSSES[name](tf.constant([[0.25], [0.5]]), tf.constant([[0.8], [0.5]])))
+    assert losses == pytest.approx(by_hand(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "at_a_half"),
+    [("minimax", (np.log(4), -np.log(2))), ("bce", (np.log(4), np.log(2))), ("lsgan", (0.25, 0.125))],
+)
+def test_at_the_fixed_point_discriminator_says_one_half_and_has_no_slope(name, at_a_half, sess):
+    """Where generated pictures are as the real ones, both get the same score s. The best s is 1/2: -V is log 4 there
+    (Goodfellow et al. 2014, theorem 1), LSGAN's loss is 1/4."""
+    score = tf.placeholder(tf.float32, (None, 1))
+    losses = LOSSES[name](score, score)
+    slope = tf.gradients(losses[0], score)
+    half = {score: np.float32([[0.5]])}
+    assert sess.run(losses, half) == pytest.approx(at_a_half)
+    assert sess.run(slope, half)[0] == pytest.approx(0, abs=1e-6)
+    assert sess.run(slope, {score: np.float32([[0.4]])})[0] < 0 < sess.run(slope, {score: np.float32([[0.6]])})[0]
+
+
+def test_minimax_saturates_and_bce_does_not(sess):
+    """Of a picture that D is sure of, G learns nothing by V and most by -log D (Goodfellow et al. 2014, section 3)."""
+    logit = tf.constant([[-10.0]])
+    slopes = [tf.gradients(LOSSES[name](tf.sigmoid(logit), logit)[1], logit)[0] for name in ("minimax", "bce")]
+    minimax, bce = (value.item() for value in sess.run(slopes))
+    assert minimax == pytest.approx(-1 / (1 + np.exp(10)), rel=1e-3) and bce == pytest.approx(-1, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["article", "minimax", "bce"])
+def test_losses_stay_finite_when_scores_round_to_0_or_1(name, sess):
+    """In a graph of a batch of any size TensorFlow's optimizer once made log(0) of log((1 - 1) + 1e-11)."""
+    logits = tf.placeholder(tf.float32, (None, 1, 1, 1))
+    score = tf.reshape(tf.sigmoid(logits), (-1, 1))
+    losses = LOSSES[name](score, score)
+    for logit in (-200, 200):
+        assert np.isfinite(sess.run(losses, {logits: np.full((8, 1, 1, 1), logit)})).all()
+
+
+def test_class_loss_is_the_log_likelihood_of_the_right_class(sess):
+    probabilities = tf.constant([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]])
+    loss = sess.run(class_loss(tf.constant([[1], [0]]), probabilities))
+    assert loss == pytest.approx(-(np.log(0.5) + np.log(0.1)) / 2)
 
 
 # The step.
@@ -188,6 +248,51 @@ def test_a_step_moves_each_network_by_its_own_loss_alone(sess):
     for old, new in zip(before, generator.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     assert (blind.get_weights()[0] < 0).all()  # it does move, down the slope of its own loss
+
+
+def test_with_classes_the_passes_are_still_one_and_two(graph):
+    gan_feed = gan(models.acgan_generator(), models.acgan_discriminator())
+    sess = Fetches()
+    gan_feed(sess, None, [None, None], np.zeros(4))
+    count = Counter(op.type for op in ancestors(sess.fetches))
+    assert count["Tanh"] == 1 and count["Sigmoid"] == 2 and count["Softmax"] == 2
+
+
+def test_class_losses_are_added_to_both_sides(sess):
+    """With D's heads at their initial zeros all classes are as likely: each batch adds log(classes) to both losses."""
+    generator, discriminator = models.acgan_generator(5), models.acgan_discriminator(5)
+    for layer in (discriminator.get_layer("score"), discriminator.get_layer("classes")):
+        layer.kernel_initializer = "zeros"
+    gan_feed = gan(generator, discriminator, LOSSES["bce"])
+    sess.run(tf.global_variables_initializer())
+    for layer in (discriminator.get_layer("score"), discriminator.get_layer("classes")):
+        layer.set_weights([np.zeros_like(weight) for weight in layer.get_weights()])
+    noise = training.feed_for(generator, 0, 1, 4, 5)
+    losses = gan_feed(sess, np.zeros((4, 28, 28, 1)), noise, np.array([0, 4, 2, 2]))
+    assert losses == pytest.approx([np.log(4) + 2 * np.log(5), np.log(2) + 2 * np.log(5)])
+
+
+def test_in_turns_one_network_moves_per_step_and_the_passes_are_one_and_two(sess):
+    generator, discriminator = small_pair()
+    gan_feed = gan(generator, discriminator, alternating=True)
+    sess.run(tf.global_variables_initializer())
+    moved = []
+    for _ in range(4):
+        before = generator.get_weights(), discriminator.get_weights()
+        gan_feed(sess, np.ones((2, 5)), np.ones((2, 3)))
+        after = generator.get_weights(), discriminator.get_weights()
+        pairs = (zip(old, new, strict=True) for old, new in zip(before, after, strict=True))
+        moved.append(tuple(any((a != b).any() for a, b in pair) for pair in pairs))
+    assert moved == [(False, True), (True, False)] * 2
+
+    class Step(Fetches):
+        def run(self, fetches, feed_dict=None):
+            return 0 if feed_dict is None else super().run(fetches, feed_dict)
+
+    step = Step()
+    gan_feed(step, None, None)
+    count = Counter(op.type for op in ancestors(step.fetches))
+    assert count["Sigmoid"] == 2 and count["Tanh"] == 1 + 2  # G's one, D's hidden layer twice
 
 
 REPEAT = """
@@ -288,3 +393,86 @@ def test_weights_after_one_step_agree_with_the_recording(recording, replay):
 def test_samples_after_twenty_steps_agree_with_the_recording(recording, replay):
     assert replay[2].shape == recording["samples_step20"].shape
     assert np.abs(replay[2] - recording["samples_step20"]).mean() < 0.01
+
+
+# The command's settings.
+
+
+def test_epochs_are_counted_in_full_batches(dcgan, tmp_path):
+    """5,000 shapes in batches of 1,500 are 3 steps an epoch."""
+    dcgan("--dataset", "shapes", "--model", "tiny", "--out", "run", "--batch-size", 1500, "--epochs", 3)
+    out = tmp_path / "run"
+    losses = np.array([row[1:] for row in training.read_losses(out / "losses.csv")])
+    assert len(losses) == 9
+    lines = (out / "epochs.csv").read_text().splitlines()
+    assert lines[0] == "epoch,dloss,gloss"
+    rows = np.array([[float(field) for field in line.split(",")] for line in lines[1:]])
+    np.testing.assert_array_equal(rows[:, 0], [1, 2, 3])
+    np.testing.assert_allclose(rows[:, 1:], losses.reshape(3, 3, 2).mean(axis=1), rtol=1e-7)
+
+
+def test_epochs_resume_exactly(dcgan, tmp_path):
+    run = ("--dataset", "shapes", "--model", "tiny", "--batch-size", 2500, "--checkpoint-every", "1epoch")
+    dcgan(*run, "--out", "whole", "--epochs", 3, "--sample-every", "2epochs")
+    dcgan(*run, "--out", "parts", "--steps", 3)
+    dcgan(*run, "--out", "parts", "--epochs", 3)
+    whole, parts = ((tmp_path / out / "epochs.csv").read_bytes() for out in ("whole", "parts"))
+    assert whole == parts
+    assert {p.name for p in (tmp_path / "whole").glob("step_*")} == {f"step_00000{n}.png" for n in (0, 4, 6)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--steps", 3, "--epochs", 1), "not allowed with"),
+        (("--sample-every", "25days"), "25epochs"),
+        (("--keep-every", "0epochs"), "below 1"),
+        (("--loss", "wgan"), "lsgan"),
+        (("--beta1", "nan"), "nan"),
+        (("--learning-rate", "0"), "0"),
+    ],
+)
+def test_settings_that_do_not_do(arguments, words, dcgan):
+    assert words in bad_input(dcgan(*SHORT, *arguments))
+
+
+@pytest.mark.parametrize(
+    "setting", [("--loss", "bce"), ("--updates", "alternating"), ("--learning-rate", "0.001"), ("--beta1", "0.9")]
+)
+def test_a_run_goes_on_with_its_own_settings_only(setting, dcgan, tmp_path):
+    assert dcgan(*SHORT, "--steps", 2).returncode == 0
+    before = (tmp_path / "run" / "losses.csv").read_bytes()
+    assert setting[1] in bad_input(dcgan(*SHORT, "--steps", 4, *setting))
+    assert (tmp_path / "run" / "losses.csv").read_bytes() == before
+
+
+def test_summary_counts_parameters_and_trains_nothing(dcgan, tmp_path):
+    result = dcgan("--summary", "--model", "dcgan64")
+    assert result.returncode == 0
+    assert "12664195" in result.stdout.replace(",", "") and "11041665" in result.stdout.replace(",", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_acgan_needs_classes(dcgan, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for i in range(4):
+        Image.new("RGB", (32, 32), (i, 0, 0)).save(tmp_path / "pictures" / f"{i}.png")
+    arguments = ("--dataset", "folder", "--data-dir", "pictures", "--batch-size", 2, "--model", "acgan32")
+    assert "subfolder" in bad_input(dcgan(*arguments))
+
+
+def test_a_run_with_dropout_and_classes_resumes_to_the_last_bit(dcgan, tmp_path):
+    run = ("--dataset", "shapes", "--model", "acgan32", "--batch-size", 2, *EVERY_FEW)
+    assert dcgan(*run, "--out", "whole", "--steps", 4).returncode == 0
+    for steps in (2, 4):
+        assert dcgan(*run, "--out", "parts", "--steps", steps).returncode == 0
+    same_bits(state(tmp_path / "parts", 4), state(tmp_path / "whole", 4))
+    with Image.open(tmp_path / "whole" / "step_000004.png") as grid:
+        assert grid.size == (2 * (8 * 33 - 1), 2 * (10 * 33 - 1))  # a row for each of the ten classes
+
+
+def test_the_readmes_own_pair_trains():
+    program = (ROOT / "README.md").read_text().split("<!-- pair -->\n```python\n")[1].split("```")[0]
+    program += "print(dloss < 1.4, np.isfinite(gloss), generator.output_shape)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.stderr == "" and done.stdout == "True True (None, 2, 2, 1)\n"
