@@ -8,6 +8,7 @@ from conftest import ROOT, SHARED, bad_input
 from PIL import Image
 from test_training import EVERY_FEW, SHORT, same_bits, state
 
+import data
 import models
 import training
 from command import InputError
@@ -297,6 +298,7 @@ def test_in_turns_one_network_moves_per_step_and_the_passes_are_one_and_two(sess
 
 REPEAT = """
 import hashlib, sys, numpy as np
+import data
 import models
 from dcgan_keras import gan
 from tf1 import session_config, set_seed, tf
@@ -398,9 +400,17 @@ def test_samples_after_twenty_steps_agree_with_the_recording(recording, replay):
 # The command's settings.
 
 
-def test_epochs_are_counted_in_full_batches(dcgan, tmp_path):
-    """5,000 shapes in batches of 1,500 are 3 steps an epoch."""
-    dcgan("--dataset", "shapes", "--model", "tiny", "--out", "run", "--batch-size", 1500, "--epochs", 3)
+@pytest.fixture
+def pictures(tmp_path):
+    """Arguments for a folder of seven pictures, without classes, in batches of two: three steps are an epoch."""
+    (tmp_path / "pictures").mkdir()
+    for i in range(7):
+        Image.new("RGB", (32, 32), (30 * i, 0, 0)).save(tmp_path / "pictures" / f"{i}.png")
+    return ("--dataset", "folder", "--data-dir", "pictures", "--batch-size", 2)
+
+
+def test_epochs_are_counted_in_full_batches(dcgan, pictures, tmp_path):
+    dcgan(*pictures, "--model", "tiny", "--out", "run", "--epochs", 3)
     out = tmp_path / "run"
     losses = np.array([row[1:] for row in training.read_losses(out / "losses.csv")])
     assert len(losses) == 9
@@ -411,14 +421,14 @@ def test_epochs_are_counted_in_full_batches(dcgan, tmp_path):
     np.testing.assert_allclose(rows[:, 1:], losses.reshape(3, 3, 2).mean(axis=1), rtol=1e-7)
 
 
-def test_epochs_resume_exactly(dcgan, tmp_path):
-    run = ("--dataset", "shapes", "--model", "tiny", "--batch-size", 2500, "--checkpoint-every", "1epoch")
+def test_epochs_resume_exactly(dcgan, pictures, tmp_path):
+    run = (*pictures, "--model", "tiny", "--checkpoint-every", "1epoch")
     dcgan(*run, "--out", "whole", "--epochs", 3, "--sample-every", "2epochs")
-    dcgan(*run, "--out", "parts", "--steps", 3)
+    dcgan(*run, "--out", "parts", "--steps", 4)
     dcgan(*run, "--out", "parts", "--epochs", 3)
     whole, parts = ((tmp_path / out / "epochs.csv").read_bytes() for out in ("whole", "parts"))
     assert whole == parts
-    assert {p.name for p in (tmp_path / "whole").glob("step_*")} == {f"step_00000{n}.png" for n in (0, 4, 6)}
+    assert {p.name for p in (tmp_path / "whole").glob("step_*")} == {f"step_00000{n}.png" for n in (0, 6, 9)}
 
 
 @pytest.mark.parametrize(
@@ -453,12 +463,8 @@ def test_summary_counts_parameters_and_trains_nothing(dcgan, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_acgan_needs_classes(dcgan, tmp_path):
-    (tmp_path / "pictures").mkdir()
-    for i in range(4):
-        Image.new("RGB", (32, 32), (i, 0, 0)).save(tmp_path / "pictures" / f"{i}.png")
-    arguments = ("--dataset", "folder", "--data-dir", "pictures", "--batch-size", 2, "--model", "acgan32")
-    assert "subfolder" in bad_input(dcgan(*arguments))
+def test_acgan_needs_classes(dcgan, pictures):
+    assert "subfolder" in bad_input(dcgan(*pictures, "--model", "acgan32"))
 
 
 def test_a_run_with_dropout_and_classes_resumes_to_the_last_bit(dcgan, tmp_path):
@@ -476,3 +482,45 @@ def test_the_readmes_own_pair_trains():
     program += "print(dloss < 1.4, np.isfinite(gloss), generator.output_shape)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.stderr == "" and done.stdout == "True True (None, 2, 2, 1)\n"
+
+
+# What AC-GAN learns.
+
+
+def classifier_of_shapes():
+    """A small network that tells the ten shapes apart, (28, 28, 1) in [-1, 1], and its accuracy on shapes held out."""
+    layers = keras.layers
+    shapes = data.load("shapes", (28, 28, 1), seed=1)
+    images, labels = data.scale(shapes.images, (-1, 1)), shapes.labels
+    classifier = keras.Sequential(
+        [
+            layers.InputLayer((28, 28, 1)),
+            *(layers.Conv2D(32, 3, activation="relu"), layers.MaxPooling2D()),
+            *(layers.Conv2D(64, 3, activation="relu"), layers.MaxPooling2D()),
+            layers.Flatten(),
+            layers.Dense(64, activation="relu"),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+    classifier.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    classifier.fit(images[:-500], labels[:-500], epochs=10, verbose=0)
+    return classifier, classifier.evaluate(images[-500:], labels[-500:], verbose=0)[1]
+
+
+def recognized(classifier, weights):
+    """How many of 200 pictures by G, twenty of each class, the classifier takes for the class that was asked for."""
+    generator = models.acgan_generator()
+    generator.load_weights(weights)
+    classes = np.repeat(np.arange(10, dtype=np.int32), 20)
+    noise = np.random.default_rng(0).standard_normal((200, 100), dtype=np.float32)
+    pictures = generator.predict([classes[:, np.newaxis], noise])
+    return (classifier.predict(pictures).argmax(axis=1) == classes).mean()
+
+
+@pytest.mark.long
+def test_class_rows_are_recognized_far_above_chance(dcgan, graph, tmp_path):
+    result = dcgan("--dataset", "shapes", "--model", "acgan28", "--steps", 600, "--out", "run")
+    assert result.returncode == 0
+    classifier, accuracy = classifier_of_shapes()
+    assert accuracy > 0.8
+    assert recognized(classifier, tmp_path / "run" / "generator.h5") > 0.4
