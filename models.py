@@ -210,6 +210,9 @@ class Seeded(layers.Layer):
         self.seed = random.randrange(2**31) if seed is None else seed
         self.calls = 0
 
+    def build(self, _):
+        tf.train.get_or_create_global_step()  # here, because `call` may be inside a branch
+
     def next_seed(self) -> tf.Tensor:
         """What the stateless operations of TensorFlow take, (2,) int64; another one for each call of the layer."""
         self.calls += 1
