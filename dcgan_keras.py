@@ -134,7 +134,8 @@ def gan(
     # update Wg w.r.t. G_loss. Both gradients are taken at the weights from before the step; only the application of
     # G's waits, because both share the optimizer's powers of beta, and each application multiplies them.
     grad_loss_wg = optimizer.compute_gradients(gloss, generator.trainable_weights)
-    with tf.control_dependencies([] if alternating else [update_wd]):
+    # In turns it waits for the pass over real pictures, whose dropout is of this step.
+    with tf.control_dependencies([dloss if alternating else update_wd]):
         update_wg = optimizer.apply_gradients(grad_loss_wg, global_step=step)
 
     bn_updates = [

@@ -273,6 +273,18 @@ def test_class_losses_are_added_to_both_sides(sess):
     assert losses == pytest.approx([np.log(4) + 2 * np.log(5), np.log(2) + 2 * np.log(5)])
 
 
+def test_with_classes_every_moving_average_moves(sess):
+    generator, discriminator = models.acgan_generator(), models.acgan_discriminator()
+    gan_feed = gan(generator, discriminator)
+    sess.run(tf.global_variables_initializer())
+    averages = [weight for weight in generator.weights if "moving" in weight.name]
+    before = sess.run(averages)
+    gan_feed(sess, np.zeros((4, 28, 28, 1)), training.feed_for(generator, 0, 1, 4, 10), np.zeros(4))
+    assert len(averages) == 4
+    for old, new in zip(before, sess.run(averages), strict=True):
+        assert (old != new).all()
+
+
 def test_in_turns_one_network_moves_per_step_and_the_passes_are_one_and_two(sess):
     generator, discriminator = small_pair()
     gan_feed = gan(generator, discriminator, alternating=True)
