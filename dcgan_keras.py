@@ -22,7 +22,7 @@ import models
 import training
 import two_model
 from command import InputError
-from tf1 import keras, set_seed, tf
+from tf1 import keras, session_config, set_seed, tf
 
 # 1. Create D and G in Keras, as usual: article_generator() and article_discriminator() in models.py.
 
@@ -217,6 +217,8 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments.recipe == "two-model" and arguments.updates == "alternating":
         raise InputError("--updates alternating is for --recipe one-pass; the two-model recipe has its own order")
     set_seed(arguments.seed)
+    # Keras would open a session of its own for the models, and a process's first session sets up its devices for good.
+    keras.backend.set_session(tf.Session(config=session_config()))
     output = {"activation": "linear"} if arguments.loss == "lsgan" else {}
     if arguments.summary:
         for model in (pair.generator(), pair.discriminator(**output)):

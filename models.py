@@ -8,26 +8,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+from layers import ConcatDiff, Conv2D, Conv2DTranspose
 from tf1 import keras, tf
 
 layers = keras.layers
-
-
-@keras.utils.register_keras_serializable("dcgan")
-class ConcatDiff(layers.Layer):
-    """The article's minibatch discrimination: one more channel, how unlike the rest of its batch a picture is.
-
-    (batch, height, width, channels) -> (batch, height, width, channels + 1); the new channel is the mean over channels
-    of |x - mean over the batch of x|. A generator that makes only one picture gives itself away by zeros there.
-    Source: `concat_diff` of the author's program; the idea is from Salimans et al. 2016, section 3.2.
-    """
-
-    def call(self, x):
-        diff = tf.abs(x - tf.reduce_mean(x, axis=0))
-        return tf.concat([x, tf.reduce_mean(diff, axis=-1, keepdims=True)], axis=-1)
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], input_shape[-1] + 1)
 
 
 def article_generator() -> keras.Model:
@@ -35,7 +19,7 @@ def article_generator() -> keras.Model:
 
     def deconv(filters, strides=2, padding="same"):
         return [
-            layers.Conv2DTranspose(filters, 4, strides=strides, padding=padding),
+            Conv2DTranspose(filters, 4, strides=strides, padding=padding),
             layers.BatchNormalization(momentum=0.99, epsilon=1e-3),
             layers.LeakyReLU(0.2),
         ]
@@ -48,7 +32,7 @@ def article_generator() -> keras.Model:
             *deconv(96),  # 8x8
             *deconv(48),  # 16x16
             *deconv(24),  # 32x32
-            layers.Conv2DTranspose(3, 4, padding="same"),
+            Conv2DTranspose(3, 4, padding="same"),
             layers.Activation("tanh"),
         ],
         name="generator",
@@ -60,7 +44,7 @@ def article_discriminator(activation: str = "sigmoid") -> keras.Model:
 
     def conv(filters, batch_normalization=True):
         return [
-            layers.Conv2D(filters, 4, strides=2, padding="same"),
+            Conv2D(filters, 4, strides=2, padding="same"),
             *([layers.BatchNormalization(momentum=0.99, epsilon=1e-3)] if batch_normalization else []),
             layers.LeakyReLU(0.2),
             ConcatDiff(),
@@ -73,7 +57,7 @@ def article_discriminator(activation: str = "sigmoid") -> keras.Model:
             *conv(48),  # 8x8x49
             *conv(96),  # 4x4x97
             *conv(192),  # 2x2x193
-            layers.Conv2D(1, 2),  # 1x1x1
+            Conv2D(1, 2),  # 1x1x1
             layers.Activation(activation),
             layers.Reshape((1,)),
         ],

@@ -1,0 +1,141 @@
+"""Layers that compute what stock Keras layers do, faster on a CPU, and the article's own layer.
+
+`Conv2D` and `Conv2DTranspose` have the weights, names and configuration of the stock layers, so weight files are
+interchangeable; where a shortcut does not apply, the stock code runs. The two reasons, on oneDNN with AVX-512:
+
+- A convolution fills the 16 lanes of a register with its output channels, so a picture of 3 channels wastes 13 of them.
+  `to_few_channels` computes the 3 channels of 2x2 pixels at once.
+- A convolution over one or a few pixels is all border and preparation; a matrix product is not.
+
+What each gave is in reproduce/benchmarks.md. Shapes in comments leave out the batch.
+"""
+
+from tf1 import keras, tf
+
+
+def to_few_channels(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
+    """`tf.nn.conv2d_transpose(x, kernel, ..., stride, "SAME")` for stride 1 or 2 and at most 4 output channels.
+
+    x (batch, height, width, n) and kernel (4, 4, c, n) -> (batch, stride * height, stride * width, c), both even.
+    One convolution makes the 4c numbers of a block of 2x2 pixels, and `depth_to_space` puts them in place. A block
+    depends on 5x5 pixels of x, between which stride 2 puts zeros that need not be multiplied; each of its four pixels
+    depends on a window of 4x4 that begins one further down or right.
+    """
+    flipped = tf.transpose(tf.reverse(kernel, [0, 1]), (0, 1, 3, 2))
+    windows = [tf.pad(flipped, [[i, 1 - i], [j, 1 - j], [0, 0], [0, 0]]) for i in (0, 1) for j in (0, 1)]
+    border = [2, 1] if stride == 1 else [1, 1]
+    blocks = tf.nn.conv2d(x, tf.concat(windows, -1)[::stride, ::stride], 2 // stride, [[0, 0], border, border, [0, 0]])
+    return tf.nn.depth_to_space(blocks, 2)
+
+
+@tf.custom_gradient
+def _picture_from_features(x, kernel):
+    """The last layer of a generator, stride 1. In its gradients the many channels are the output's: nothing to gain."""
+
+    def gradient(dy):
+        return (
+            tf.nn.conv2d(dy, kernel, 1, "SAME"),
+            tf.nn.conv2d_backprop_filter(dy, kernel.shape, x, [1, 1, 1, 1], "SAME"),
+        )
+
+    return to_few_channels(x, kernel, stride=1), gradient
+
+
+@tf.custom_gradient
+def _features_from_picture(x, kernel):
+    """The first layer of a discriminator, stride 2. Only the gradient of the picture has few channels."""
+
+    def gradient(dy):
+        return (
+            to_few_channels(dy, kernel, stride=2),
+            tf.nn.conv2d_backprop_filter(x, kernel.shape, dy, [1, 2, 2, 1], "SAME"),
+        )
+
+    return tf.nn.conv2d(x, kernel, 2, "SAME"), gradient
+
+
+def _has_few_channels(layer: keras.layers.Conv2D, x: tf.Tensor, channels: int, stride: int) -> bool:
+    """Whether `to_few_channels` knows the geometry of the layer and pays: 4 * channels have to fit in 16 lanes."""
+    return (
+        channels <= 4
+        and layer.kernel_size == (4, 4)
+        and layer.strides == (stride, stride)
+        and layer.padding == "same"
+        and layer.data_format == "channels_last"
+        and layer.dilation_rate == (1, 1)
+        and layer.groups == 1
+        and all(size and size % 2 == 0 for size in x.shape[1:3])
+    )
+
+
+@keras.utils.register_keras_serializable("dcgan")
+class Conv2D(keras.layers.Conv2D):
+    """`keras.layers.Conv2D`: the same arguments, weights and results (up to rounding)."""
+
+    def convolution_op(self, inputs, kernel):
+        """inputs (batch, height, width, channels), kernel (rows, columns, channels, filters)."""
+        if _has_few_channels(self, inputs, inputs.shape[-1], stride=2):
+            return _features_from_picture(inputs, tf.convert_to_tensor(kernel))
+        if (
+            self.kernel_size == tuple(inputs.shape[1:3])
+            and self.padding == "valid"
+            and self.data_format == "channels_last"
+            and self.groups == 1
+        ):  # all of the input at once, to one pixel
+            weights = tf.reshape(kernel, (-1, self.filters))
+            outputs = tf.matmul(tf.reshape(inputs, (-1, weights.shape[0])), weights)
+            return tf.reshape(outputs, (-1, 1, 1, self.filters))
+        return super().convolution_op(inputs, kernel)
+
+
+@keras.utils.register_keras_serializable("dcgan")
+class Conv2DTranspose(keras.layers.Conv2DTranspose):
+    """`keras.layers.Conv2DTranspose`: the same arguments, weights and results (up to rounding)."""
+
+    def call(self, inputs):
+        """inputs (batch, height, width, channels); the kernel is (rows, columns, filters, channels)."""
+        shape = tuple(self.compute_output_shape(inputs.shape)[1:])
+        if _has_few_channels(self, inputs, self.filters, stride=1):
+            outputs = _picture_from_features(inputs, tf.convert_to_tensor(self.kernel))
+        elif (
+            tuple(inputs.shape[1:3]) == (1, 1)
+            and shape == (*self.kernel_size, self.filters)
+            and self.data_format == "channels_last"
+        ):  # one pixel, which the kernel spreads over all of the output
+            weights = tf.reshape(self.kernel, (-1, inputs.shape[-1]))
+            outputs = tf.matmul(tf.reshape(inputs, (-1, weights.shape[1])), weights, transpose_b=True)
+            outputs = tf.reshape(outputs, (-1, *shape))
+        else:
+            return super().call(inputs)
+        if self.use_bias:
+            outputs = tf.nn.bias_add(outputs, self.bias)
+        return outputs if self.activation is None else self.activation(outputs)
+
+
+@tf.custom_gradient
+def _concat_diff(x):
+    """TensorFlow's own gradient of this takes twice as many passes over x."""
+    difference = x - tf.reduce_mean(x, axis=0)
+
+    def gradient(dy):
+        dx, dd = tf.split(dy, [x.shape[-1], 1], axis=-1)
+        dd = tf.sign(difference) * (dd / x.shape[-1])
+        return dx + (dd - tf.reduce_mean(dd, axis=0))
+
+    return tf.concat([x, tf.reduce_mean(tf.abs(difference), axis=-1, keepdims=True)], axis=-1), gradient
+
+
+@keras.utils.register_keras_serializable("dcgan")
+class ConcatDiff(keras.layers.Layer):
+    """The article's minibatch discrimination: one more channel, how unlike the rest of its batch a picture is.
+
+    (batch, height, width, channels) -> (batch, height, width, channels + 1); the new channel is the mean over channels
+    of |x - mean over the batch of x|. A generator that makes only one picture gives itself away by zeros there.
+    Source: `concat_diff` of the author's program; the idea is from Salimans et al. 2016, section 3.2.
+    """
+
+    def call(self, x):
+        return _concat_diff(x)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], input_shape[-1] + 1)
