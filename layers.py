@@ -76,16 +76,22 @@ class Conv2D(keras.layers.Conv2D):
         """inputs (batch, height, width, channels), kernel (rows, columns, channels, filters)."""
         if _has_few_channels(self, inputs, inputs.shape[-1], stride=2):
             return _features_from_picture(inputs, tf.convert_to_tensor(kernel))
-        if (
-            self.kernel_size == tuple(inputs.shape[1:3])
-            and self.padding == "valid"
-            and self.data_format == "channels_last"
-            and self.groups == 1
-        ):  # all of the input at once, to one pixel
-            weights = tf.reshape(kernel, (-1, self.filters))
-            outputs = tf.matmul(tf.reshape(inputs, (-1, weights.shape[0])), weights)
-            return tf.reshape(outputs, (-1, 1, 1, self.filters))
-        return super().convolution_op(inputs, kernel)
+        shape = tuple(self.compute_output_shape(inputs.shape)[1:])
+        if self.data_format != "channels_last" or self.groups > 1 or None in shape or shape[0] * shape[1] > 4:
+            return super().convolution_op(inputs, kernel)
+        if self.padding == "valid" and self.kernel_size == tuple(inputs.shape[1:3]):
+            patches = inputs  # there is one: all of it
+        else:
+            patches = tf.image.extract_patches(
+                inputs,
+                (1, *self.kernel_size, 1),
+                (1, *self.strides, 1),
+                (1, *self.dilation_rate, 1),
+                self.padding.upper(),
+            )
+        weights = tf.reshape(kernel, (-1, self.filters))
+        outputs = tf.matmul(tf.reshape(patches, (-1, weights.shape[0])), weights)
+        return tf.reshape(outputs, (-1, *shape))
 
 
 @keras.utils.register_keras_serializable("dcgan")

@@ -1,1 +1,1 @@
-"""What the article shows, made and measured again: `python -m reproduce.figures`, `python -m reproduce.evaluate`."""
+"""What proves the claims: the benchmark, the figures, the evaluation. Run as `python -m reproduce.<name>`."""

@@ -1,0 +1,718 @@
+"""How fast the article's step is beside other ways to train the same networks, in one run on one machine.
+
+    python -m reproduce.benchmark --json benchmark.json
+
+Each variant is a process of its own, and all of them take turns of a few steps, so that a machine that gets slower or
+busier on the way does the same to all. What counts are the ratios of turns next to each other. The networks are the
+article's, and so are the loss and Adam's settings; every variant is fed pictures and noise from NumPy.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+import command
+from command import InputError, RunError
+
+ROOT = Path(__file__).resolve().parents[1]
+BATCH_SIZES = (32, 128)
+LEARNING_RATE, BETA1 = 1e-4, 0.2
+MATRIX = 2048  # rows and columns of the matrices that the machine's rate is measured with
+WARM_UP = 4  # steps of each variant at each batch size that are not counted
+
+# The article's networks, from any Keras' layers. A variant cannot take them from models.py where graph mode and this
+# project's layers must not be loaded; the tests compare the two.
+
+
+def article_networks(keras, conv, conv_transpose, concat_diff, width: int = 1):
+    """(generator, discriminator) as in models.py, from the classes given; `width` multiplies the numbers of filters."""
+    layers = keras.layers
+
+    def normalized(convolution):
+        return [convolution, layers.BatchNormalization(momentum=0.99, epsilon=1e-3)]
+
+    generator = [keras.Input((100,)), layers.Reshape((1, 1, 100))]
+    for filters, strides, padding in ((192, 1, "valid"), (96, 2, "same"), (48, 2, "same"), (24, 2, "same")):
+        generator += normalized(conv_transpose(filters * width, 4, strides=strides, padding=padding))
+        generator += [layers.LeakyReLU(0.2)]
+    generator += [conv_transpose(3, 4, padding="same"), layers.Activation("tanh")]
+
+    discriminator = [keras.Input((32, 32, 3)), conv(24 * width, 4, strides=2, padding="same")]
+    discriminator += [layers.LeakyReLU(0.2), concat_diff()]
+    for filters in (48, 96, 192):
+        discriminator += normalized(conv(filters * width, 4, strides=2, padding="same"))
+        discriminator += [layers.LeakyReLU(0.2), concat_diff()]
+    discriminator += [conv(1, 2), layers.Activation("sigmoid"), layers.Reshape((1,))]
+    return keras.Sequential(generator), keras.Sequential(discriminator)
+
+
+def stock_networks(keras, tf):
+    """(generator, discriminator) of stock layers alone."""
+
+    class ConcatDiff(keras.layers.Layer):
+        def call(self, x):
+            difference = tf.abs(x - tf.reduce_mean(x, axis=0))
+            return tf.concat([x, tf.reduce_mean(difference, axis=-1, keepdims=True)], axis=-1)
+
+        def compute_output_shape(self, input_shape):
+            return (*input_shape[:-1], input_shape[-1] + 1)
+
+    return article_networks(keras, keras.layers.Conv2D, keras.layers.Conv2DTranspose, ConcatDiff)
+
+
+# The variants. Each function loads what it needs and returns `step(images, noise)`: images (batch, 32, 32, 3) in
+# [-0.5, 0.5] and noise (batch, 100), float32.
+
+Step = Callable[[np.ndarray, np.ndarray], object]
+
+
+def article(width: int = 1) -> Step:
+    """This project's step, `dcgan_keras.gan()`."""
+    import models
+    from dcgan_keras import gan
+    from layers import ConcatDiff, Conv2D, Conv2DTranspose
+    from tf1 import keras, session_config, tf
+
+    session = tf.Session(config=session_config())
+    keras.backend.set_session(session)
+    if width == 1:
+        networks = models.article_generator(), models.article_discriminator()
+    else:
+        networks = article_networks(keras, Conv2D, Conv2DTranspose, ConcatDiff, width)
+    gan_feed = gan(*networks, learning_rate=LEARNING_RATE, beta1=BETA1)
+    session.run(tf.global_variables_initializer())
+    return lambda images, noise: gan_feed(session, images, noise)
+
+
+def two_model_step(keras, generator, discriminator, predict: Callable) -> Step:
+    """The two-model recipe as the sources write it: D on real, D on generated pictures, then G through a frozen D."""
+    adam = keras.optimizers.legacy.Adam
+    discriminator.compile(adam(LEARNING_RATE, beta_1=BETA1), "binary_crossentropy")
+    discriminator.trainable = False
+    noise_input = keras.Input((100,))
+    combined = keras.Model(noise_input, discriminator(generator(noise_input)))
+    combined.compile(adam(LEARNING_RATE, beta_1=BETA1), "binary_crossentropy")
+    discriminator.trainable = True  # each model goes by what it was compiled with
+
+    def step(images, noise):
+        ones = np.ones((len(images), 1), np.float32)
+        generated = predict(generator, noise)
+        discriminator.train_on_batch(images, 0.9 * ones)
+        discriminator.train_on_batch(generated, 0 * ones)
+        combined.train_on_batch(noise, ones)
+
+    return step
+
+
+def plain_predict(generator, noise):
+    return generator.predict(noise, batch_size=len(noise), verbose=0)
+
+
+def predict_on_batch(generator, noise):
+    return generator.predict_on_batch(noise)
+
+
+def two_model(predict: Callable = plain_predict) -> Step:
+    """Two models on stock layers in TF2's default mode, where Keras compiles each call to a function."""
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
+    import tensorflow as tf
+
+    return two_model_step(tf.keras, *stock_networks(tf.keras, tf), predict)
+
+
+def two_model_on_batch() -> Step:
+    """The same with `predict_on_batch`."""
+    return two_model(predict_on_batch)
+
+
+def two_model_graph(own_layers: bool = False) -> Step:
+    """Two models on stock layers in TF1's graph mode."""
+    import models
+    from tf1 import keras, session_config, tf
+
+    keras.backend.set_session(tf.Session(config=session_config()))
+    own = models.article_generator, models.article_discriminator
+    networks = [make() for make in own] if own_layers else stock_networks(keras, tf)
+    return two_model_step(keras, *networks, predict_on_batch)
+
+
+def two_model_graph_own_layers() -> Step:
+    """The same on this project's layers."""
+    return two_model_graph(own_layers=True)
+
+
+def keras3() -> Step:
+    """A Keras 3 `train_step` with a gradient tape for each network, D's over both kinds of pictures in one batch.
+
+    So keras.io's DCGAN example is built. XLA, which Keras 3 turns on by itself, is slower here and left off.
+    """
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    import keras
+    import tensorflow as tf
+
+    def log_eps(x):
+        return tf.math.log(x + 1e-7)  # 1e-11 is lost beside 1 in float32
+
+    class Gan(keras.Model):
+        def __init__(self, generator, discriminator):
+            super().__init__()
+            self.generator, self.discriminator = generator, discriminator
+            self.g_optimizer, self.d_optimizer = (keras.optimizers.Adam(LEARNING_RATE, beta_1=BETA1) for _ in range(2))
+
+        def train_step(self, data):
+            images, noise = data[:2]  # there is a third, the weights of examples
+            generated = self.generator(noise, training=True)
+            with tf.GradientTape() as tape:
+                score = self.discriminator(tf.concat([generated, images], 0), training=True)
+                gscore, rscore = tf.split(score, 2)
+                dloss = -tf.reduce_mean(log_eps(1 - gscore) + 0.1 * log_eps(1 - rscore) + 0.9 * log_eps(rscore))
+            weights = self.discriminator.trainable_weights
+            self.d_optimizer.apply_gradients(zip(tape.gradient(dloss, weights), weights, strict=True))
+            with tf.GradientTape() as tape:
+                gloss = -tf.reduce_mean(log_eps(self.discriminator(self.generator(noise, training=True))))
+            weights = self.generator.trainable_weights
+            self.g_optimizer.apply_gradients(zip(tape.gradient(gloss, weights), weights, strict=True))
+            return {"dloss": dloss, "gloss": gloss}
+
+    gan = Gan(*stock_networks(keras, tf))
+    gan.compile(jit_compile=False)
+    return lambda images, noise: gan.train_on_batch(images, noise)
+
+
+def torch_networks():
+    """(torch, generator, discriminator): the article's networks in PyTorch, channels last."""
+    import torch
+    from torch import nn
+
+    class ConcatDiff(nn.Module):
+        def forward(self, x):
+            return torch.cat([x, (x - x.mean(0)).abs().mean(1, keepdim=True)], 1)
+
+    class Crop(nn.Module):  # Keras' "same" of an even kernel begins one pixel earlier than it ends
+        def forward(self, x):
+            return x[:, :, :-1, :-1]
+
+    def normalized(convolution, filters):
+        return [convolution, nn.BatchNorm2d(filters, eps=1e-3, momentum=0.01), nn.LeakyReLU(0.2)]
+
+    generator = [nn.Unflatten(1, (100, 1, 1)), *normalized(nn.ConvTranspose2d(100, 192, 4), 192)]
+    for inputs, filters in ((192, 96), (96, 48), (48, 24)):
+        generator += normalized(nn.ConvTranspose2d(inputs, filters, 4, 2, 1), filters)
+    generator += [nn.ConvTranspose2d(24, 3, 4, 1, 1), Crop(), nn.Tanh()]
+
+    discriminator = [nn.Conv2d(3, 24, 4, 2, 1), nn.LeakyReLU(0.2), ConcatDiff()]
+    for inputs, filters in ((25, 48), (49, 96), (97, 192)):
+        discriminator += [*normalized(nn.Conv2d(inputs, filters, 4, 2, 1), filters), ConcatDiff()]
+    discriminator += [nn.Conv2d(193, 1, 2), nn.Sigmoid(), nn.Flatten()]
+    networks = nn.Sequential(*generator), nn.Sequential(*discriminator)
+    return torch, *(network.to(memory_format=torch.channels_last) for network in networks)
+
+
+def torch_losses(torch, gscore, rscore=None):
+    """The article's losses: (of D on generated, of D on real, of G); an epsilon that float32 has beside 1."""
+
+    def log_eps(x):
+        return torch.log(x + 1e-7)
+
+    real = None if rscore is None else -(0.1 * log_eps(1 - rscore) + 0.9 * log_eps(rscore)).mean()
+    return -log_eps(1 - gscore).mean(), real, -log_eps(gscore).mean()
+
+
+def torch_step(recipe: Callable, torch) -> Step:
+    """Feed a recipe from NumPy, as channels-last tensors."""
+
+    def step(images, noise):
+        pictures = torch.from_numpy(images).permute(0, 3, 1, 2)  # a view, which is channels last by itself
+        return [loss.item() for loss in recipe(pictures, torch.from_numpy(noise))]
+
+    return step
+
+
+def torch_two_pass(compiled: bool = False) -> Step:
+    """The recipe of pytorch/examples' DCGAN: D on real, D on detached generated pictures, then G through the new D."""
+    torch, generator, discriminator = torch_networks()
+    adam = {"lr": LEARNING_RATE, "betas": (BETA1, 0.999)}
+    d_optimizer = torch.optim.Adam(discriminator.parameters(), **adam)
+    g_optimizer = torch.optim.Adam(generator.parameters(), **adam)
+    if compiled:
+        generator, discriminator = (torch.compile(network, dynamic=False) for network in (generator, discriminator))
+
+    def recipe(pictures, noise):
+        d_optimizer.zero_grad()
+        rscore = discriminator(pictures)
+        real = torch_losses(torch, rscore, rscore)[1]
+        real.backward()
+        generated = generator(noise)
+        fake = torch_losses(torch, discriminator(generated.detach()))[0]
+        fake.backward()
+        d_optimizer.step()
+        g_optimizer.zero_grad()
+        gloss = torch_losses(torch, discriminator(generated))[2]
+        gloss.backward()
+        g_optimizer.step()
+        return real + fake, gloss
+
+    return torch_step(recipe, torch)
+
+
+def torch_one_pass(compiled: bool = False) -> Step:
+    """The article's idea in PyTorch: one forward pass, and the gradient of each loss by its own weights alone."""
+    torch, generator, discriminator = torch_networks()
+    d_weights, g_weights = list(discriminator.parameters()), list(generator.parameters())
+    adam = {"lr": LEARNING_RATE, "betas": (BETA1, 0.999), "fused": True}  # one kernel for all weights
+    optimizers = torch.optim.Adam(d_weights, **adam), torch.optim.Adam(g_weights, **adam)
+    if compiled:
+        generator, discriminator = (torch.compile(network, dynamic=False) for network in (generator, discriminator))
+
+    def recipe(pictures, noise):
+        gscore, rscore = discriminator(generator(noise)), discriminator(pictures)
+        fake, real, gloss = torch_losses(torch, gscore, rscore)
+        gradients = (
+            torch.autograd.grad(fake + real, d_weights, retain_graph=True),
+            torch.autograd.grad(gloss, g_weights),
+        )
+        for weights, slopes, optimizer in zip((d_weights, g_weights), gradients, optimizers, strict=True):
+            for weight, slope in zip(weights, slopes, strict=True):
+                weight.grad = slope
+            optimizer.step()
+        return fake + real, gloss
+
+    return torch_step(recipe, torch)
+
+
+def torch_two_pass_compiled() -> Step:
+    """The same through torch.compile."""
+    return torch_two_pass(compiled=True)
+
+
+def torch_one_pass_compiled() -> Step:
+    """The same through torch.compile. Its backward pass cannot be taken twice, so it may not work."""
+    return torch_one_pass(compiled=True)
+
+
+def matrix_product() -> Step:
+    """Not a way to train: one float32 product of square matrices on all cores, for the machine's rate."""
+    from tf1 import session_config, tf
+
+    matrices = [tf.Variable(tf.random.normal((MATRIX, MATRIX))) for _ in range(2)]
+    product = tf.matmul(*matrices).op
+    session = tf.Session(config=session_config())
+    session.run(tf.global_variables_initializer())
+    return lambda images, noise: session.run(product)
+
+
+VARIANTS: dict[str, tuple[str, Callable[[], Step]]] = {
+    "article": ("the article's step, this project", article),
+    "two-model-graph": ("two-model, TF1 graph mode, stock layers", two_model_graph),
+    "two-model-graph-own": ("two-model, TF1 graph mode, this project's layers", two_model_graph_own_layers),
+    "two-model": ("two-model, the sources' recipe, TF2 default mode", two_model),
+    "two-model-on-batch": ("the same with predict_on_batch", two_model_on_batch),
+    "keras3": ("Keras 3 train_step, two tapes", keras3),
+    "torch-two-pass": ("PyTorch two-pass, channels_last", torch_two_pass),
+    "torch-one-pass": ("PyTorch one-pass, channels_last", torch_one_pass),
+    "torch-two-pass-compile": ("PyTorch two-pass, torch.compile", torch_two_pass_compiled),
+    "torch-one-pass-compile": ("PyTorch one-pass, torch.compile", torch_one_pass_compiled),
+}
+RATE = "matrix-product"  # takes turns with the variants
+
+# The floor.
+
+
+def multiply_adds(model) -> list[int]:
+    """Multiplications (each with an addition) per example in a forward pass, for every layer that has any, in order.
+
+    Convolutions are counted as if no tap fell on padding. Layers without matrix products, such as normalizations, count
+    nothing. Raises InputError for a layer with a kernel of another kind.
+    """
+    counts = []
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            counts += multiply_adds(layer)
+            continue
+        kernel = getattr(layer, "kernel", None)
+        if kernel is None:
+            if any(len(weight.shape) > 1 for weight in layer.trainable_weights) and "Embedding" not in str(type(layer)):
+                raise InputError(f"the multiply-adds of {layer.name}, a {type(layer).__name__}, are not known")
+            continue
+        kind = {base.__name__ for base in type(layer).__mro__}
+        size = math.prod(kernel.shape)
+        if "Conv2DTranspose" in kind:  # every pixel of the input meets the whole kernel
+            counts.append(size * math.prod(layer.input_shape[1:3]))
+        elif kind & {"Conv2D", "Dense"}:  # every pixel of the output does; a Dense layer has one per row
+            counts.append(size * math.prod(layer.output_shape[1:-1] if "Dense" in kind else layer.output_shape[1:3]))
+        else:
+            raise InputError(f"the multiply-adds of {layer.name}, a {type(layer).__name__}, are not known")
+    return counts
+
+
+def multiply_adds_of_step(generator, discriminator) -> int:
+    """Multiply-adds per picture of one step of `gan()`, in whose gradients a layer costs as much as forward, twice:
+    for its kernel and for its input.
+
+    G goes forward once, and gets both gradients; its first layer's input, the noise, needs none. D goes forward twice,
+    over real and generated pictures; its loss needs both gradients of both, without the pictures'; G's loss needs the
+    gradients of D's inputs once more, down to the picture, but not of D's kernels.
+    """
+    g, d = multiply_adds(generator), multiply_adds(discriminator)
+    return 3 * sum(g) - g[0] + 7 * sum(d) - 2 * d[0]
+
+
+def flop_of_step(batch_size: int) -> int:
+    """Floating-point operations of a step on the article's networks, a multiply-add being two."""
+    import models
+
+    return 2 * batch_size * multiply_adds_of_step(models.article_generator(), models.article_discriminator())
+
+
+# A worker: a process with one variant in it.
+
+
+def batch(size: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.random((size, 32, 32, 3), np.float32) - np.float32(0.5), rng.standard_normal((size, 100), np.float32)
+
+
+def work(name: str, width: int) -> int:
+    """Answer lines "batch-size steps" on stdin with lines of JSON: seconds and the process's peak memory in bytes."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever libraries print is not an answer
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        builders = {RATE: matrix_product, "article": lambda: article(width)}
+        step = builders.get(name, VARIANTS.get(name, ("", None))[1])()
+        for _ in range(2):
+            step(*batch(BATCH_SIZES[0]))
+    except Exception as error:  # of whatever kind: another's library is not there, or cannot do this
+        print(json.dumps({"unavailable": command.one_line(error)[:200]}), file=answers)
+        return 0
+    print(json.dumps({"ready": True}), file=answers)
+    for line in sys.stdin:
+        size, steps = map(int, line.split())
+        images, noise = batch(size)
+        began = time.perf_counter()
+        for _ in range(steps):
+            step(images, noise)
+        seconds = time.perf_counter() - began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        print(json.dumps({"seconds": seconds, "peak_bytes": peak}), file=answers)
+    return 0
+
+
+class Worker:
+    """The other end of `work`. `unavailable` is None, or why the variant cannot run here."""
+
+    def __init__(self, name: str, width: int = 1):
+        self.name = name
+        environment = {k: v for k, v in os.environ.items() if k not in ("TF_USE_LEGACY_KERAS", "KERAS_BACKEND")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "reproduce.benchmark", "--worker", name, "--width", str(width)],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.unavailable = self.answer().get("unavailable")
+
+    def answer(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            raise RunError(f"the process of {self.name} ended with exit code {self.process.wait()}")
+        return json.loads(line)
+
+    def run(self, batch_size: int, steps: int) -> dict:
+        """What `work` answers to this many steps."""
+        self.process.stdin.write(f"{batch_size} {steps}\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+# The measurements.
+
+
+def take_turns(workers: list[Worker], batch_size: int, steps: int, rounds: int, seconds: float) -> dict[str, list]:
+    """Seconds per step of each worker by round: `rounds` of them, or as many more as fit into `seconds`.
+
+    Every other round goes backwards, so that no variant always follows the same one.
+    """
+    for worker in workers:
+        worker.run(batch_size, 1 if worker.name == RATE else WARM_UP)
+    times = {worker.name: [] for worker in workers}
+    until = time.perf_counter() + seconds
+    while min(map(len, times.values())) < rounds or time.perf_counter() < until:
+        backwards = len(times[workers[0].name]) % 2
+        for worker in workers[::-1] if backwards else workers:
+            count = max(1, steps // 2) if worker.name == RATE else steps
+            times[worker.name].append(worker.run(batch_size, count)["seconds"] / count)
+    return times
+
+
+def spread(values: Iterator[float]) -> dict[str, float]:
+    values = list(values)
+    return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def summary(times: dict[str, list[float]], batch_size: int, flop: int) -> tuple[dict, dict]:
+    """(results by variant, the floor) from seconds per step. A ratio says how many times as fast the article's step is,
+    in each round."""
+    results = {
+        name: {
+            "steps_per_second": spread(1 / t for t in each),
+            "ratio": spread(t / base for t, base in zip(each, times["article"], strict=True)),
+            "rounds": len(each),
+        }
+        for name, each in times.items()
+        if name != RATE
+    }
+    rates = [2 * MATRIX**3 / t for t in times[RATE]]  # flop/s
+    floor = {
+        "flop_per_step": flop,
+        "flop_per_second": spread(rates),
+        "steps_per_second": spread(rate / flop for rate in rates),
+        "share": spread(flop / rate / t for rate, t in zip(rates, times["article"], strict=True)),
+    }
+    return results, floor
+
+
+class _Feed:
+    """Stands in for a session, to see what a step feeds."""
+
+    def run(self, fetches, feed_dict):
+        self.feed_dict = feed_dict
+        return [None, [0, 0]]
+
+
+def outside_device(batch_size: int, steps: int) -> dict[str, float]:
+    """Milliseconds per step of the training loop, and of them what is not the device's: making the batch and the noise,
+    and a `sess.run` that takes the same feeds and does nothing with them."""
+    import data
+    import models
+    from dcgan_keras import gan
+    from tf1 import keras, session_config, tf
+    from training import noise_for
+
+    with tf.Graph().as_default(), tf.Session(config=session_config()) as session:
+        keras.backend.set_session(session)
+        gan_feed = gan(models.article_generator(), models.article_discriminator())
+        session.run(tf.global_variables_initializer())
+        batches = data.batches(data.load("shapes", (32, 32, 3)), batch_size, (-0.5, 0.5), seed=0)
+        feed = _Feed()
+        gan_feed(feed, *batch(2))
+        nothing = [tf.shape(placeholder) for placeholder in feed.feed_dict]
+        spent = {"data": [], "feed": [], "step": []}
+        for step in range(steps + WARM_UP):
+            began = time.perf_counter()
+            images, _ = next(batches)
+            noise = noise_for(0, step, batch_size, (100,))
+            made = time.perf_counter()
+            gan_feed(session, images, noise)
+            stepped = time.perf_counter()
+            session.run(nothing, dict(zip(feed.feed_dict, (noise, images), strict=True)))
+            fed = time.perf_counter()
+            if step >= WARM_UP:
+                for name, seconds in (("data", made - began), ("feed", fed - stepped), ("step", stepped - began)):
+                    spent[name].append(1000 * seconds)
+    result = {f"{name}_ms": median(each) for name, each in spent.items()}
+    result["share"] = median((d + f) / s for d, f, s in zip(spent["data"], spent["feed"], spent["step"], strict=True))
+    return result
+
+
+def growth(points: list[tuple[int, int]], steps: int) -> list[dict]:
+    """Time and peak memory of the article's step for each (batch size, width), in a fresh process each."""
+    rows = []
+    for batch_size, width in points:
+        with Worker("article", width) as worker:
+            if worker.unavailable:
+                raise RunError(f"the article's step does not run: {worker.unavailable}")
+            worker.run(batch_size, 2)
+            answers = [worker.run(batch_size, 1) for _ in range(steps)]
+        seconds = median(answer["seconds"] for answer in answers)
+        rows.append(
+            {
+                "batch_size": batch_size,
+                "width": width,
+                "ms_per_step": 1000 * seconds,
+                "images_per_second": batch_size / seconds,
+                "peak_bytes": answers[-1]["peak_bytes"],
+            }
+        )
+    return rows
+
+
+def first_step() -> float:
+    """Seconds from the start of the training command, on shapes, to the end of its first step."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "dcgan_keras.py"), "--dataset", "shapes", "--steps", "2", "--out", folder],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        seen = b""
+        while b"gloss" not in seen:  # the progress bar shows the first step's losses
+            part = os.read(process.stdout.fileno(), 4096)
+            if not part:
+                raise RunError(f"the training command ended with exit code {process.wait()} before its first step")
+            seen += part
+        seconds = time.perf_counter() - began
+        process.communicate()
+    return seconds
+
+
+def machine() -> dict:
+    """What the run was made on."""
+    processor = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):  # another system than Linux
+        pass
+    from importlib import metadata
+
+    versions = {}
+    for package in ("tensorflow", "tf-keras", "keras", "torch", "numpy"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "load_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+# The command.
+
+
+def table(report: dict) -> str:
+    """The report as Markdown tables."""
+
+    def of(values, digits=2):
+        return f"{values['median']:.{digits}f} ({values['min']:.{digits}f} to {values['max']:.{digits}f})"
+
+    sizes = list(report["results"])
+    lines = ["| | " + " | ".join(f"batch {n}: steps/s | speed of the article's step over it" for n in sizes) + " |"]
+    lines.append("| --- |" + " --- | --- |" * len(sizes))
+    for name in report["results"][sizes[0]]:
+        rows = [report["results"][size][name] for size in sizes]
+        cells = [f"{of(row['steps_per_second'], 1)} | {'' if name == 'article' else of(row['ratio'])}" for row in rows]
+        lines.append(f"| {VARIANTS[name][0]} | " + " | ".join(cells) + " |")
+    floors = [report["floor"][size] for size in sizes]
+    cells = [f"{of(floor['steps_per_second'], 1)} | {of(floor['share'])} of it reached" for floor in floors]
+    lines.append("| the floor | " + " | ".join(cells) + " |")
+    lines.append("")
+    for floor in floors:
+        rate = of({k: v / 1e9 for k, v in floor["flop_per_second"].items()}, 0)
+        lines.append(f"Floor: {floor['flop_per_step'] / 1e9:.2f} GFLOP per step at {rate} GFLOP/s of matrix products.")
+    for size in sizes:
+        outside = report["outside_device"][size]
+        lines.append(
+            f"Batch {size}: {100 * outside['share']:.1f}% of a step of training is not the device's "
+            f"(data {outside['data_ms']:.2f} ms, feeding {outside['feed_ms']:.2f} ms of {outside['step_ms']:.1f} ms)."
+        )
+    lines.append(f"From the command's start to the end of its first step: {report['first_step_seconds']:.1f} s.")
+    lines += ["", "| batch | width | ms per step | images/s | peak memory, MB |", "| --- | --- | --- | --- | --- |"]
+    for row in report["growth"]:
+        numbers = f"{row['ms_per_step']:.0f} | {row['images_per_second']:.0f} | {row['peak_bytes'] / 1e6:.0f}"
+        lines.append(f"| {row['batch_size']} | {row['width']} | {numbers} |")
+    versions = ", ".join(f"{k} {v}" for k, v in report["machine"]["versions"].items() if v)
+    lines += ["", f"{report['machine']['processor']}, {report['machine']['cores']} cores; {versions}."]
+    return "\n".join(lines)
+
+
+def parse(arguments: list[str] | None = None):
+    parser = command.Parser(prog="python -m reproduce.benchmark", description="Compare ways to train the same GAN.")
+    add = parser.add_argument
+    add("--json", type=Path, metavar="FILE", help="also write everything there")
+    add("--variants", metavar="NAMES", help=f"only these, with commas between: {', '.join(VARIANTS)}")
+    add("--seconds", type=command.at_least(1), default=130, help="of turns at each batch size (default: %(default)s)")
+    add("--quick", action="store_true", help="two turns each at small sizes: shows that it runs, measures nothing")
+    add("--worker", help=argparse.SUPPRESS)
+    add("--width", type=int, default=1, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(arguments)
+    names = arguments.variants.split(",") if arguments.variants else list(VARIANTS)
+    if unknown := [name for name in names if name not in VARIANTS]:
+        raise InputError(f"there is no variant {unknown[0]!r}; choose from {', '.join(VARIANTS)}")
+    arguments.variants = list(dict.fromkeys(["article", *names]))  # it is what all are compared with
+    if arguments.json and not arguments.json.parent.is_dir():
+        raise InputError(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
+    return arguments
+
+
+def measure(arguments) -> dict:
+    """Everything, as JSON has it."""
+    sizes = (2, 4) if arguments.quick else BATCH_SIZES
+    report = {"machine": machine(), "quick": arguments.quick, "unavailable": {}, "results": {}, "floor": {}}
+    workers = []
+    try:
+        for name in [*arguments.variants, RATE]:
+            print(f"starting: {name}", file=sys.stderr)
+            worker = Worker(name)
+            if not worker.unavailable:
+                workers.append(worker)
+                continue
+            worker.close()
+            if name in ("article", RATE):
+                raise RunError(f"{name} does not run: {worker.unavailable}")
+            report["unavailable"][name] = worker.unavailable
+            print(f"left out: {VARIANTS[name][0]}: {worker.unavailable}", file=sys.stderr)
+        for size in sizes:
+            print(f"taking turns at batch {size}", file=sys.stderr)
+            steps = 1 if arguments.quick else 8 if size < 100 else 3
+            times = take_turns(workers, size, steps, *((2, 0) if arguments.quick else (6, arguments.seconds)))
+            report["results"][str(size)], report["floor"][str(size)] = summary(times, size, flop_of_step(size))
+    finally:
+        for worker in workers:
+            worker.close()
+    print("what is not the device's, growth, the first step", file=sys.stderr)
+    steps = 2 if arguments.quick else 30
+    report["outside_device"] = {str(size): outside_device(size, steps) for size in sizes}
+    batches = (2,) if arguments.quick else (16, 32, 64, 128, 256, 512)
+    widths = () if arguments.quick else (2, 4)
+    report["growth"] = growth([*((n, 1) for n in batches), *((32, w) for w in widths)], 2 if arguments.quick else 5)
+    report["first_step_seconds"] = first_step()
+    return report
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = parse(arguments)
+    if arguments.worker:
+        return work(arguments.worker, arguments.width)
+    report = measure(arguments)
+    print(table(report))
+    if arguments.json:
+        with command.replacing(arguments.json) as beside:
+            beside.write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    command.run(main)

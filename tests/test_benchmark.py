@@ -1,0 +1,89 @@
+import json
+
+import pytest
+from conftest import ROOT, bad_input
+
+import models
+from reproduce import benchmark
+from tf1 import keras, tf
+
+
+def test_a_steps_multiply_adds_are_those_of_the_articles_networks(graph):
+    generator, discriminator = models.article_generator(), models.article_discriminator()
+    assert benchmark.multiply_adds(generator) == [307_200, 4_718_592, 4_718_592, 4_718_592, 1_179_648]
+    assert benchmark.multiply_adds(discriminator) == [294_912, 1_228_800, 1_204_224, 1_191_936, 772]
+    assert benchmark.multiply_adds_of_step(generator, discriminator) == pytest.approx(73.5e6, rel=1e-3)
+    assert benchmark.flop_of_step(32) == pytest.approx(4.70e9, rel=1e-3)
+
+
+def test_multiply_adds_of_other_layers(graph):
+    layers = keras.layers
+    inner = keras.Sequential([layers.InputLayer((6,)), layers.Dense(4), layers.BatchNormalization()])
+    model = keras.Sequential([layers.InputLayer((5,)), layers.Dense(6), inner, layers.Reshape((2, 2)), layers.Dense(3)])
+    assert benchmark.multiply_adds(model) == [30, 24, 2 * 2 * 3]
+    with pytest.raises(benchmark.InputError, match="not known"):
+        benchmark.multiply_adds(keras.Sequential([layers.InputLayer((4, 5)), layers.LSTM(3)]))
+
+
+def test_the_stock_networks_are_the_articles(graph):
+    stock = benchmark.stock_networks(keras, tf)
+    for ours, theirs in zip((models.article_generator(), models.article_discriminator()), stock, strict=True):
+        assert [w.shape for w in theirs.get_weights()] == [w.shape for w in ours.get_weights()]
+        assert len(theirs.layers) == len(ours.layers)
+        for our, their in zip(ours.layers, theirs.layers, strict=True):
+            assert "layers" not in type(their).__module__.split(".")[:1]
+            theirs_config, ours_config = their.get_config(), our.get_config()
+            for key in ("filters", "strides", "padding", "momentum", "epsilon", "alpha", "activation"):
+                assert theirs_config.get(key) == ours_config.get(key)
+
+
+def test_a_ratio_is_of_turns_next_to_each_other():
+    times = {"article": [1.0, 2.0, 4.0], "two-model": [3.0, 4.0, 20.0], benchmark.RATE: [1.0, 2.0, 2.0]}
+    results, floor = benchmark.summary(times, 32, flop=benchmark.MATRIX**3)
+    assert results["two-model"]["ratio"] == {"median": 3.0, "min": 2.0, "max": 5.0}
+    assert results["article"]["steps_per_second"] == {"median": 0.5, "min": 0.25, "max": 1.0}
+    assert floor["share"] == {"median": 0.5, "min": 0.25, "max": 0.5}
+
+
+class Turn:
+    """A worker that writes down its turns."""
+
+    def __init__(self, name, turns):
+        self.name, self.turns = name, turns
+
+    def run(self, batch_size, steps):
+        self.turns.append(self.name)
+        return {"seconds": steps}
+
+
+def test_variants_take_turns_forwards_and_backwards_after_a_warm_up():
+    turns = []
+    times = benchmark.take_turns([Turn(name, turns) for name in "abc"], 32, steps=3, rounds=2, seconds=0)
+    assert "".join(turns) == "abc" + "abc" + "cba"
+    assert times == {name: [1.0, 1.0] for name in "abc"}
+
+
+def test_quick_measures_everything_and_prints_a_table(run_command, tmp_path):
+    result = run_command(
+        "reproduce/benchmark.py", "--quick", "--variants", "two-model-graph", "--json", "b.json", PYTHONPATH=str(ROOT)
+    )
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "b.json").read_text())
+    assert report["unavailable"] == {}
+    for size in ("2", "4"):
+        assert list(report["results"][size]) == ["article", "two-model-graph"]
+        assert report["results"][size]["article"]["ratio"] == {"median": 1, "min": 1, "max": 1}
+        assert report["results"][size]["two-model-graph"]["ratio"]["min"] > 0
+        assert 0 < report["outside_device"][size]["share"]
+        assert 0 < report["floor"][size]["share"]["median"]
+    assert report["growth"][0]["peak_bytes"] > 1e8
+    assert report["first_step_seconds"] > 0
+    for label in ("the article's step", "two-model, TF1 graph mode, stock layers", "the floor", "peak memory"):
+        assert label in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"), [(["--variants", "article,none"], "'none'"), (["--json", "no/folder.json"], "no folder no")]
+)
+def test_bad_arguments_are_refused_in_one_line(arguments, named, run_command):
+    assert named in bad_input(run_command("reproduce/benchmark.py", *arguments, PYTHONPATH=str(ROOT)))
