@@ -17,6 +17,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -351,13 +352,22 @@ def checkpoints(out: Path) -> list[Path]:
     return numbered(out, "checkpoint", "h5")
 
 
+def check_room(folder: Path, variables: list[tf.Variable]) -> None:
+    """Raise OSError where these do not fit on the disk. HDF5 would find out too, and print it for every object."""
+    needed = sum(variable.shape.num_elements() * variable.dtype.size + 4096 for variable in variables)
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def save_weights(model: keras.Model, path: Path) -> None:
+    check_room(path.parent, model.weights)
     with replacing(path) as beside:
         model.save_weights(beside, save_format="h5")
 
 
 def save_checkpoint(out: Path, sess: tf.Session, step: int, settings: dict) -> None:
     """Write all variables of the graph (weights, moving averages, Adam's slots and powers), one at a time."""
+    check_room(out, tf.global_variables())
     with replacing(out / f"checkpoint_{step:06d}.h5") as beside:
         with h5py.File(beside, "w", userblock_size=HEADER) as file:
             file.attrs["step"] = step

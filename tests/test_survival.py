@@ -348,9 +348,9 @@ def cannot_go_on(result, *words):
         assert word in result.stderr
 
 
-@pytest.mark.parametrize("left", [0, 12, 40, 70])
+@pytest.mark.parametrize("left", [0, 100])
 def test_a_full_disk_stops_the_run_and_harms_nothing(left, dcgan, watched, tmp_path, unmount):
-    """At step 5, all but `left` KB of a small disk are taken, so that one file or another fails."""
+    """At step 5, all but `left` KB of a small disk are taken: the log finds no room, or the checkpoint."""
     out, steps = tmp_path / "run", ("--steps", 8, "--checkpoint-every", 4, "--sample-every", 8)
     out.mkdir()
     if not mounted("-t", "tmpfs", "-o", "size=4m", "tmpfs", out):
