@@ -487,8 +487,9 @@ def test_a_long_run_takes_no_more_memory_and_no_more_time(early, steps, tmp_path
     assert measured.keys() == set(range(500, steps + 1, 500))
     assert all(finalized for *_, finalized in measured.values())
     memory, operations = ([measured[step][i] for step in (early, steps)] for i in (0, 2))
-    first, last = (measured[step + 500][1] - measured[step][1] for step in (early, steps - 500))
+    times = np.diff([measured[step][1] for step in range(early, steps + 1, 500)])  # of computing, not of waiting
+    first, last = np.median(times[: len(times) // 3]), np.median(times[-(len(times) // 3) :])
     print(f"memory {memory[0] / 1e6:.0f} and {memory[1] / 1e6:.0f} MB, {first:.2f} and {last:.2f} s per 500 steps")
     assert memory[1] < 1.02 * memory[0]
     assert operations[0] == operations[1]
-    assert last < 1.3 * first  # of computing: what else the machine does does not count
+    assert last < 1.3 * first
