@@ -531,7 +531,7 @@ def recognized(classifier, weights):
 
 @pytest.mark.long
 def test_class_rows_are_recognized_far_above_chance(dcgan, graph, tmp_path):
-    result = dcgan("--dataset", "shapes", "--model", "acgan28", "--steps", 600, "--out", "run")
+    result = dcgan("--dataset", "shapes", "--model", "acgan28", "--steps", 3000, "--out", "run")
     assert result.returncode == 0
     classifier, accuracy = classifier_of_shapes()
     assert accuracy > 0.8
