@@ -536,3 +536,18 @@ def test_class_rows_are_recognized_far_above_chance(dcgan, graph, tmp_path):
     classifier, accuracy = classifier_of_shapes()
     assert accuracy > 0.8
     assert recognized(classifier, tmp_path / "run" / "generator.h5") > 0.4
+# The command.
+
+
+def test_models_are_built_in_a_session_with_the_projects_settings(dcgan, monkeypatch):
+    """The first session of a process sets up its devices, so it must not be one that Keras opens by itself."""
+    tiny, seen = models.MODELS["tiny"], []
+
+    def generator():
+        seen.append(keras.backend.get_session()._config.gpu_options.allow_growth)
+        return tiny.generator()
+
+    monkeypatch.setitem(models.MODELS, "tiny", tiny._replace(generator=generator))
+    result = dcgan("--model", "tiny", "--dataset", "folder")  # no --data-dir: it goes no further
+    assert result.returncode == 2
+    assert seen == [True]
