@@ -536,6 +536,8 @@ def test_class_rows_are_recognized_far_above_chance(dcgan, graph, tmp_path):
     classifier, accuracy = classifier_of_shapes()
     assert accuracy > 0.8
     assert recognized(classifier, tmp_path / "run" / "generator.h5") > 0.4
+
+
 # The command.
 
 
