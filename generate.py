@@ -109,7 +109,7 @@ def load_generator(path: Path, name: str | None = None) -> Generator:
     differences = {}
     for candidate in [name] if name else models.MODELS:
         with tf.Graph().as_default():
-            differences[candidate] = weights.mismatch(models.MODELS[candidate].generator(), layers)
+            differences[candidate] = weights.mismatch(build(models.MODELS[candidate], layers), layers)
     fitting = [candidate for candidate, difference in differences.items() if difference is None]
     if not fitting:
         reasons = "; ".join(f"{candidate}: {difference}" for candidate, difference in differences.items())
@@ -117,9 +117,15 @@ def load_generator(path: Path, name: str | None = None) -> Generator:
     if len({models.MODELS[candidate].pixels for candidate in fitting}) > 1:
         raise InputError(f"{path} fits several models: say which it is of with --model {' or '.join(fitting)}")
     pair = models.MODELS[fitting[0]]
-    model = pair.generator()
+    model = build(pair, layers)
     weights.set_weights(model, layers)
     return Generator(fitting[0], model, pair.pixels)
+
+
+def build(pair: models.Pair, layers: list[weights.LayerWeights]) -> keras.Model:
+    """The generator of a pair, with as many classes, if it has them, as the first matrix of the weights has rows."""
+    matrices = [array for layer in layers for array in layer.arrays if array.ndim == 2]
+    return pair.generator(len(matrices[0])) if pair.with_classes and matrices else pair.generator()
 
 
 # What can be made. Each command returns the files it wrote.

@@ -87,7 +87,7 @@ def test_weights_files_load_with_keras(dcgan, tmp_path, graph):
         assert all((old != new).any() for old, new in zip(before, network.get_weights(), strict=True))
 
 
-@pytest.mark.parametrize("model", ["article", "tiny"])
+@pytest.mark.parametrize("model", [pytest.param("article", marks=pytest.mark.long), "tiny"])
 def test_a_resumed_run_ends_with_the_same_bits(model, dcgan, tmp_path):
     """In one go, and cut between and at checkpoints, and in the middle of an epoch."""
     dcgan(*SHORT[:-1], model, "--steps", 11, "--out", "whole")
@@ -167,7 +167,7 @@ def test_losses_that_are_no_numbers_stop_the_run(graph, tmp_path):
     step = tf.get_variable("step", initializer=0)
     count_up = step.assign_add(1)
 
-    def gan_feed(sess, images, noise):
+    def gan_feed(sess, images, noise, labels):
         return [np.float32(0.5), np.float32(np.nan) if sess.run(count_up) == 6 else np.float32(1)]
 
     pictures = data.Dataset("these", np.zeros((9, 2, 2, 1), np.uint8), None, [])
