@@ -181,19 +181,20 @@ def main(arguments: list[str] | None = None) -> int:
     shown, true = samples(weights, arguments.model, arguments.seed)
     pictures.save_png(article_layout(shown), out / "gan_cifar_32.png")
     pictures.save_png(article_layout(true), out / "gan_cifar_32_true_contrast.png")
-    for name, figure in read_diagrams(arguments.model).items():
-        diagrams.save(figure, out / f"{name}.svg")
-    diagrams.save(losses_chart(losses), out / "losses.png")
+    figures = {f"{name}.svg": figure for name, figure in read_diagrams(arguments.model).items()}
+    figures["losses.png"] = losses_chart(losses)
     for draw, path, option, made_by in (
         (quality_chart, arguments.quality or SAMPLES / "cifar10_quality.csv", "--quality", "reproduce.evaluate"),
         (speed_chart, arguments.benchmark or SAMPLES / "benchmark.json", "--benchmark", "reproduce.benchmark"),
     ):
         name = draw.__name__.removesuffix("_chart")
         if path.is_file():
-            diagrams.save(draw(path), out / f"{name}.png")
+            figures[f"{name}.png"] = draw(path)
         else:
             print(f"no {name}.png: there is no {path} ({option}), which {made_by} writes")
-    print(f"{out}: " + ", ".join(sorted(path.name for path in out.iterdir() if path.suffix in (".png", ".svg"))))
+    for name, figure in figures.items():
+        diagrams.save(figure, out / name)
+    print(f"{out}: " + ", ".join(["gan_cifar_32.png", "gan_cifar_32_true_contrast.png", *figures]))
     return 0
 
 
