@@ -2,12 +2,13 @@
 
 import argparse
 import contextlib
+import hashlib
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 
 class InputError(ValueError):
@@ -115,3 +116,11 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256(file: BinaryIO) -> "hashlib._Hash":
+    """The SHA-256 of a file from where it stands to its end."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest

@@ -26,7 +26,7 @@ import h5py
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from command import InputError
+from command import InputError, sha256
 
 DATASETS = ("cifar10", "mnist", "folder", "shapes")
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -616,7 +616,7 @@ def _write_cache(path: Path, root: str, files: list[_File], shape: Shape, skip_b
         _refuse(root, files, bad, skip_bad)
         with open(partial, "r+b") as file:
             file.seek(CACHE_HEAD)
-            digest = _digest(file)
+            digest = sha256(file).digest()
             file.seek(0)
             file.write(CACHE_MAGIC + digest)
             file.flush()
@@ -632,17 +632,9 @@ def _is_intact(path: Path) -> bool:
     try:
         with open(path, "rb") as file:
             head = file.read(CACHE_HEAD)
-            return head.startswith(CACHE_MAGIC + _digest(file))
+            return head.startswith(CACHE_MAGIC + sha256(file).digest())
     except FileNotFoundError:
         return False
-
-
-def _digest(file: BinaryIO) -> bytes:
-    """SHA-256 of `file` from where it stands to its end."""
-    digest = hashlib.sha256()
-    while block := file.read(2**20):
-        digest.update(block)
-    return digest.digest()
 
 
 # --- Shapes ----------------------------------------------------------------------------------------------------------

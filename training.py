@@ -11,7 +11,6 @@ What a run leaves in its folder:
 import contextlib
 import errno
 import fcntl
-import hashlib
 import io
 import json
 import math
@@ -29,7 +28,7 @@ import numpy as np
 
 import data
 import pictures
-from command import InputError, RunError, clear_partial, one_line, replacing
+from command import InputError, RunError, clear_partial, one_line, replacing, sha256
 from tf1 import keras, session_config, tf
 
 SAMPLES = 64  # pictures in a grid
@@ -379,7 +378,7 @@ def save_checkpoint(out: Path, sess: tf.Session, step: int, settings: dict) -> N
                 file[dataset_name(variable)] = value
         with open(beside, "r+b") as file:
             file.seek(HEADER)
-            checksum = sha256(file)
+            checksum = sha256(file).hexdigest()
             file.seek(0)
             file.write(checksum.encode())
     # Two are kept. One of a later step is damaged, or this run would have begun there.
@@ -397,7 +396,7 @@ def restore(sess: tf.Session, out: Path, settings: dict) -> int:
     for path in reversed(checkpoints(out)):
         with open(path, "rb") as file:
             checksum = file.read(HEADER).rstrip(b"\0")
-            whole = checksum == sha256(file).encode()
+            whole = checksum == sha256(file).hexdigest().encode()
         if not whole:  # HDF5 gets to see nothing else: on damaged files it may crash
             print(f"{path} is damaged (its checksum is wrong): trying the one before it", file=sys.stderr)
             continue
@@ -425,11 +424,3 @@ def restore(sess: tf.Session, out: Path, settings: dict) -> int:
 
 def dataset_name(variable: tf.Variable) -> str:
     return variable.op.name.replace("/", ".")  # HDF5 takes a slash for a group; Adam's names lie below the weights'
-
-
-def sha256(file: io.BufferedReader) -> str:
-    """The SHA-256 of the rest of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
