@@ -90,25 +90,31 @@ class Result(NamedTuple):
 
 
 @pytest.fixture
-def dcgan(tmp_path, monkeypatch, capfd):
-    """The same for `python dcgan_keras.py`, in this process and a graph of its own: saves loading TensorFlow anew."""
+def run_here(tmp_path, monkeypatch, capfd):
+    """Run a command's `main` in this process, an empty folder and a graph of its own: saves loading TensorFlow anew."""
     import command
-    import dcgan_keras
-    import models
     from tf1 import tf
 
-    monkeypatch.setitem(models.MODELS, "tiny", models.MODELS["article"]._replace(**tiny_pair()))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
-    def run(*arguments):
+    def run(main, *arguments):
         capfd.readouterr()
         with tf.Graph().as_default(), pytest.raises(SystemExit) as leaving:
-            command.run(lambda: dcgan_keras.main(list(map(str, arguments))))
-
-        return Result(leaving.value.code, *capfd.readouterr())
+            command.run(lambda: main(list(map(str, arguments))))
+        return Result(leaving.value.code or 0, *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture
+def dcgan(run_here, tmp_path, monkeypatch):
+    """`python dcgan_keras.py` in this process, where "tiny" is a model."""
+    import dcgan_keras
+    import models
+
+    monkeypatch.setitem(models.MODELS, "tiny", models.MODELS["article"]._replace(**tiny_pair()))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return lambda *arguments: run_here(dcgan_keras.main, *arguments)
 
 
 @pytest.fixture(scope="session")

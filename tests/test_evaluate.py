@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import Result, bad_input, tiny_pair
+from conftest import bad_input, tiny_pair
 
 import command
 import data
@@ -148,16 +148,9 @@ def test_the_classifier_learns_and_comes_from_the_cache(few_shapes, tmp_path, mo
 
 
 @pytest.fixture
-def run(dcgan, tmp_path, capfd):
+def run(dcgan, run_here):
     """`python -m reproduce.evaluate`, in this process, in an empty folder, where "tiny" is a model."""
-
-    def run(*arguments):
-        capfd.readouterr()
-        with tf.Graph().as_default(), pytest.raises(SystemExit) as leaving:
-            command.run(lambda: evaluate.main(list(map(str, arguments))))
-        return Result(leaving.value.code, *capfd.readouterr())
-
-    return run
+    return lambda *arguments: run_here(evaluate.main, *arguments)
 
 
 def tiny_weights(path, seed):

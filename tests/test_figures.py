@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from conftest import SHARED, Result, bad_input
+from conftest import SHARED, bad_input
 from PIL import Image
 
 import command
@@ -223,16 +223,8 @@ def test_tables_that_are_none_are_refused(text, tmp_path):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        capfd.readouterr()
-        with tf.Graph().as_default(), pytest.raises(SystemExit) as leaving:
-            command.run(lambda: figures.main(list(map(str, arguments))))
-        return Result(leaving.value.code, *capfd.readouterr())
-
-    return run
+def run(run_here):
+    return lambda *arguments: run_here(figures.main, *arguments)
 
 
 def test_every_figure_is_made(run, finished, tmp_path):

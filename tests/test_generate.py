@@ -11,11 +11,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import Result, bad_input
+from conftest import bad_input
 from PIL import Image
 from test_weights import filled
 
-import command
 import generate
 import models
 from tf1 import keras, tf
@@ -99,15 +98,11 @@ def trained(build):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capfd):
-    """`python generate.py` in this process and a graph of its own: saves loading TensorFlow anew."""
-    monkeypatch.chdir(tmp_path)
+def run(run_here, tmp_path):
+    """`python generate.py` in this process; it leaves nothing half-written."""
 
     def run(*arguments):
-        capfd.readouterr()
-        with tf.Graph().as_default(), pytest.raises(SystemExit) as leaving:
-            command.run(lambda: generate.main(list(map(str, arguments))))
-        result = Result(leaving.value.code or 0, *capfd.readouterr())
+        result = run_here(generate.main, *arguments)
         assert not list(tmp_path.rglob(".partial*"))
         return result
 
