@@ -376,6 +376,7 @@ def save_checkpoint(out: Path, sess: tf.Session, step: int, settings: dict) -> N
                 if not np.isfinite(value).all():
                     raise not_a_number(step + 1, out)
                 file[dataset_name(variable)] = value
+                del value  # or two of the largest would be in memory at a time
         with open(beside, "r+b") as file:
             file.seek(HEADER)
             checksum = sha256(file).hexdigest()
