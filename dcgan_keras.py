@@ -86,6 +86,7 @@ def gan(
     learning_rate: float = 1e-4,
     beta1: float = 0.2,
     alternating: bool = False,
+    batch_size: int | None = None,
 ) -> Callable[..., list[np.float32]]:
     """Wire a generator and a discriminator, in the default graph, into one training step.
 
@@ -99,6 +100,9 @@ def gan(
     `images`, are `gan_feed`'s fourth argument.
 
     alternating: D and G take turns, D in the first step, instead of both moving in every step.
+
+    batch_size: of every step, if it is always the same. Then TensorFlow has no shapes to find out in a step, and what
+    D learns from real pictures is computed beside G's pass instead of after it.
     """
     if generator.output_shape[1:] != discriminator.input_shape[1:]:
         raise InputError(
@@ -106,8 +110,8 @@ def gan(
             f"but the discriminator takes {discriminator.input_shape[1:]}"
         )
 
-    noise = tf.nest.map_structure(lambda i: keras.Input(i.shape[1:], dtype=i.dtype), generator.input)
-    real_image = keras.Input(shape=discriminator.input_shape[1:])
+    noise = tf.nest.map_structure(lambda i: keras.Input(i.shape[1:], batch_size, dtype=i.dtype), generator.input)
+    real_image = keras.Input(discriminator.input_shape[1:], batch_size)
 
     # Each pass over G or D happens once, and both losses share it.
     generated = generator(noise, training=True)
@@ -119,7 +123,7 @@ def gan(
 
     dloss, gloss = losses(gscore, rscore)
 
-    labels = keras.Input((1,), dtype="int32")
+    labels = keras.Input((1,), batch_size, dtype="int32")
     if rclasses:  # AC-GAN: both networks want both kinds of pictures to be recognized
         auxiliary_loss = class_loss(labels, *rclasses) + class_loss(noise[0], *gclasses)
         dloss, gloss = dloss + auxiliary_loss, gloss + auxiliary_loss
@@ -214,11 +218,13 @@ def parse(arguments: list[str] | None = None):
 def main(arguments: list[str] | None = None) -> int:
     arguments = parse(arguments)
     pair = models.MODELS[arguments.model]
-    if arguments.recipe == "two-model" and arguments.updates == "alternating":
+    one_pass = arguments.recipe == "one-pass"
+    if arguments.updates == "alternating" and not one_pass:
         raise InputError("--updates alternating is for --recipe one-pass; the two-model recipe has its own order")
     set_seed(arguments.seed)
     # Keras would open a session of its own for the models, and a process's first session sets up its devices for good.
-    keras.backend.set_session(tf.Session(config=session_config()))
+    config = session_config(arguments.batch_size if one_pass else None)
+    keras.backend.set_session(tf.Session(config=config))
     output = {"activation": "linear"} if arguments.loss == "lsgan" else {}
     if arguments.summary:
         for model in (pair.generator(), pair.discriminator(**output)):
@@ -253,7 +259,7 @@ def main(arguments: list[str] | None = None) -> int:
         LOSSES[arguments.loss],
         settings["learning rate"],
         settings["beta1"],
-        **({"alternating": True} if arguments.updates == "alternating" else {}),
+        **({"alternating": arguments.updates == "alternating", "batch_size": arguments.batch_size} if one_pass else {}),
     )
     per_epoch = data.batches_per_epoch(dataset, arguments.batch_size)
     return training.train(

@@ -10,6 +10,10 @@ interchangeable; where a shortcut does not apply, the stock code runs. The two r
 What each gave is in reproduce/benchmarks.md. Shapes in comments leave out the batch.
 """
 
+import itertools
+import math
+from collections.abc import Callable
+
 from tf1 import keras, tf
 
 
@@ -68,29 +72,69 @@ def _has_few_channels(layer: keras.layers.Conv2D, x: tf.Tensor, channels: int, s
     )
 
 
+def _windows(size: int, kernel: int, stride: int, padding: str) -> list[tuple[int, int, int]]:
+    """What each output of a convolution sees in one dimension: (first pixel, first tap, how many of both)."""
+    outputs = -(-size // stride) if padding == "same" else (size - kernel) // stride + 1
+    border = max((outputs - 1) * stride + kernel - size, 0) // 2 if padding == "same" else 0
+    starts = [output * stride - border for output in range(outputs)]
+    return [(max(start, 0), max(-start, 0), min(start + kernel, size) - max(start, 0)) for start in starts]
+
+
+def _to_few_pixels(windows: list[tuple[tuple[int, int, int], tuple[int, int, int]]]) -> Callable:
+    """A convolution to a few pixels as a matrix product for each of them, over the taps that fall on the picture.
+
+    windows: the rows and the columns of each pixel, as `_windows` has them. The function takes x (batch, height, width,
+    channels) and the kernel (rows, columns, channels, filters), and returns (batch, pixels, filters).
+    """
+
+    @tf.custom_gradient
+    def convolution(x, kernel):
+        pictures, taps = [], []
+        for (row, top, rows), (column, left, columns) in windows:
+            picture = x[:, row : row + rows, column : column + columns]
+            pictures.append(tf.reshape(picture, (-1, rows * columns * x.shape[-1])))
+            taps.append(tf.reshape(kernel[top : top + rows, left : left + columns], (-1, kernel.shape[-1])))
+
+        def gradient(dy):
+            # TensorFlow's own would write each slice's gradient into zeros of the full size: much slower
+            dx, dk = [], []
+            for (row, column), picture, tap, d in zip(windows, pictures, taps, tf.unstack(dy, axis=1), strict=True):
+                shape = row[2], column[2]
+                d_picture = tf.reshape(tf.matmul(d, tap, transpose_b=True), (-1, *shape, x.shape[-1]))
+                d_tap = tf.reshape(tf.matmul(picture, d, transpose_a=True), (*shape, *kernel.shape[2:]))
+                dx.append(tf.pad(d_picture, [[0, 0], *_around(x.shape[1:3], (row[0], column[0]), shape), [0, 0]]))
+                dk.append(tf.pad(d_tap, [*_around(kernel.shape[:2], (row[1], column[1]), shape), [0, 0], [0, 0]]))
+            return tf.add_n(dx), tf.add_n(dk)
+
+        return tf.stack([tf.matmul(*pair) for pair in zip(pictures, taps, strict=True)], axis=1), gradient
+
+    return convolution
+
+
+def _around(whole: tuple[int, int], start: tuple[int, int], part: tuple[int, int]) -> list[list[int]]:
+    """How much `part` lacks on each side to be the whole, which it begins in at `start`."""
+    return [[first, size - first - length] for size, first, length in zip(whole, start, part, strict=True)]
+
+
 @keras.utils.register_keras_serializable("dcgan")
 class Conv2D(keras.layers.Conv2D):
     """`keras.layers.Conv2D`: the same arguments, weights and results (up to rounding)."""
 
     def convolution_op(self, inputs, kernel):
         """inputs (batch, height, width, channels), kernel (rows, columns, channels, filters)."""
+        kernel = tf.convert_to_tensor(kernel)
         if _has_few_channels(self, inputs, inputs.shape[-1], stride=2):
-            return _features_from_picture(inputs, tf.convert_to_tensor(kernel))
+            return _features_from_picture(inputs, kernel)
         shape = tuple(self.compute_output_shape(inputs.shape)[1:])
         if self.data_format != "channels_last" or self.groups > 1 or None in shape or shape[0] * shape[1] > 4:
             return super().convolution_op(inputs, kernel)
-        if self.padding == "valid" and self.kernel_size == tuple(inputs.shape[1:3]):
-            patches = inputs  # there is one: all of it
-        else:
-            patches = tf.image.extract_patches(
-                inputs,
-                (1, *self.kernel_size, 1),
-                (1, *self.strides, 1),
-                (1, *self.dilation_rate, 1),
-                self.padding.upper(),
-            )
-        weights = tf.reshape(kernel, (-1, self.filters))
-        outputs = tf.matmul(tf.reshape(patches, (-1, weights.shape[0])), weights)
+        if self.dilation_rate != (1, 1):
+            return super().convolution_op(inputs, kernel)
+        rows, columns = (
+            _windows(size, length, stride, self.padding)
+            for size, length, stride in zip(inputs.shape[1:3], self.kernel_size, self.strides, strict=True)
+        )
+        outputs = _to_few_pixels(list(itertools.product(rows, columns)))(inputs, kernel)
         return tf.reshape(outputs, (-1, *shape))
 
 
@@ -116,6 +160,20 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
         if self.use_bias:
             outputs = tf.nn.bias_add(outputs, self.bias)
         return outputs if self.activation is None else self.activation(outputs)
+
+
+@keras.utils.register_keras_serializable("dcgan")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization`: the same arguments, weights and results (up to rounding)."""
+
+    def call(self, inputs, training=None):
+        """inputs (batch, height, width, channels)."""
+        channels, pixels = inputs.shape[-1], math.prod(inputs.shape[1:-1]) if inputs.shape.ndims == 4 else None
+        if self.axis not in ([3], 3) or channels % 16 == 0 or not pixels or pixels % 4:
+            return super().call(inputs, training=training)
+        # Where lanes stay empty, oneDNN is slow on large pictures. Which one a pixel belongs to does not matter.
+        outputs = super().call(tf.reshape(inputs, (-1, 4, 1, channels)), training=training)
+        return tf.reshape(outputs, (-1, *inputs.shape[1:]))
 
 
 @tf.custom_gradient

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from layers import ConcatDiff, Conv2D, Conv2DTranspose
+from layers import BatchNormalization, ConcatDiff, Conv2D, Conv2DTranspose
 from tf1 import keras, tf
 
 layers = keras.layers
@@ -20,7 +20,7 @@ def article_generator() -> keras.Model:
     def deconv(filters, strides=2, padding="same"):
         return [
             Conv2DTranspose(filters, 4, strides=strides, padding=padding),
-            layers.BatchNormalization(momentum=0.99, epsilon=1e-3),
+            BatchNormalization(momentum=0.99, epsilon=1e-3),
             layers.LeakyReLU(0.2),
         ]
 
@@ -45,7 +45,7 @@ def article_discriminator(activation: str = "sigmoid") -> keras.Model:
     def conv(filters, batch_normalization=True):
         return [
             Conv2D(filters, 4, strides=2, padding="same"),
-            *([layers.BatchNormalization(momentum=0.99, epsilon=1e-3)] if batch_normalization else []),
+            *([BatchNormalization(momentum=0.99, epsilon=1e-3)] if batch_normalization else []),
             layers.LeakyReLU(0.2),
             ConcatDiff(),
         ]

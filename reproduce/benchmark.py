@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import resource
+import select
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BATCH_SIZES = (32, 128)
 LEARNING_RATE, BETA1 = 1e-4, 0.2
 MATRIX = 2048  # rows and columns of the matrices that the machine's rate is measured with
+PATIENCE = 300  # seconds that a variant may take to start
 WARM_UP = 4  # steps of each variant at each batch size that are not counted
 
 # The article's networks, from any Keras' layers. A variant cannot take them from models.py where graph mode and this
@@ -78,20 +80,20 @@ def stock_networks(keras, tf):
 Step = Callable[[np.ndarray, np.ndarray], object]
 
 
-def article(width: int = 1) -> Step:
-    """This project's step, `dcgan_keras.gan()`."""
+def article(batch_size: int = 32, width: int = 1) -> Step:
+    """This project's step, `dcgan_keras.gan()`, set up as the command does."""
     import models
     from dcgan_keras import gan
     from layers import ConcatDiff, Conv2D, Conv2DTranspose
     from tf1 import keras, session_config, tf
 
-    session = tf.Session(config=session_config())
+    session = tf.Session(config=session_config(batch_size))
     keras.backend.set_session(session)
     if width == 1:
         networks = models.article_generator(), models.article_discriminator()
     else:
         networks = article_networks(keras, Conv2D, Conv2DTranspose, ConcatDiff, width)
-    gan_feed = gan(*networks, learning_rate=LEARNING_RATE, beta1=BETA1)
+    gan_feed = gan(*networks, learning_rate=LEARNING_RATE, beta1=BETA1, batch_size=batch_size)
     session.run(tf.global_variables_initializer())
     return lambda images, noise: gan_feed(session, images, noise)
 
@@ -182,7 +184,8 @@ def keras3() -> Step:
             weights = self.discriminator.trainable_weights
             self.d_optimizer.apply_gradients(zip(tape.gradient(dloss, weights), weights, strict=True))
             with tf.GradientTape() as tape:
-                gloss = -tf.reduce_mean(log_eps(self.discriminator(self.generator(noise, training=True))))
+                score = self.discriminator(self.generator(noise, training=True), training=True)
+                gloss = -tf.reduce_mean(log_eps(score))
             weights = self.generator.trainable_weights
             self.g_optimizer.apply_gradients(zip(tape.gradient(gloss, weights), weights, strict=True))
             return {"dloss": dloss, "gloss": gloss}
@@ -314,7 +317,7 @@ def matrix_product() -> Step:
     return lambda images, noise: session.run(product)
 
 
-VARIANTS: dict[str, tuple[str, Callable[[], Step]]] = {
+VARIANTS: dict[str, tuple[str, Callable[..., Step]]] = {
     "article": ("the article's step, this project", article),
     "two-model-graph": ("two-model, TF1 graph mode, stock layers", two_model_graph),
     "two-model-graph-own": ("two-model, TF1 graph mode, this project's layers", two_model_graph_own_layers),
@@ -385,40 +388,48 @@ def batch(size: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.random((size, 32, 32, 3), np.float32) - np.float32(0.5), rng.standard_normal((size, 100), np.float32)
 
 
-def work(name: str, width: int) -> int:
-    """Answer lines "batch-size steps" on stdin with lines of JSON: seconds and the process's peak memory in bytes."""
+def work(name: str, batch_size: int, width: int) -> int:
+    """Answer lines on stdin, each a number of steps, with lines of JSON: seconds and the peak memory in bytes."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever libraries print is not an answer
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    images, noise = batch(batch_size)
     try:
-        builders = {RATE: matrix_product, "article": lambda: article(width)}
+        builders = {RATE: matrix_product, "article": lambda: article(batch_size, width)}
         step = builders.get(name, VARIANTS.get(name, ("", None))[1])()
         for _ in range(2):
-            step(*batch(BATCH_SIZES[0]))
+            step(images, noise)
     except Exception as error:  # of whatever kind: another's library is not there, or cannot do this
         print(json.dumps({"unavailable": command.one_line(error)[:200]}), file=answers)
         return 0
     print(json.dumps({"ready": True}), file=answers)
     for line in sys.stdin:
-        size, steps = map(int, line.split())
-        images, noise = batch(size)
         began = time.perf_counter()
-        for _ in range(steps):
+        for _ in range(int(line)):
             step(images, noise)
         seconds = time.perf_counter() - began
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        print(json.dumps({"seconds": seconds, "peak_bytes": peak}), file=answers)
+        print(json.dumps({"seconds": seconds, "peak_bytes": peak_memory()}), file=answers)
     return 0
+
+
+def peak_memory() -> int:
+    """Bytes that this process has taken at most."""
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024
+    except (OSError, KeyError):  # another system than Linux, where getrusage counts the process that started this one
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class Worker:
     """The other end of `work`. `unavailable` is None, or why the variant cannot run here."""
 
-    def __init__(self, name: str, width: int = 1):
+    def __init__(self, name: str, batch_size: int, width: int = 1):
         self.name = name
         environment = {k: v for k, v in os.environ.items() if k not in ("TF_USE_LEGACY_KERAS", "KERAS_BACKEND")}
+        numbers = ["--batch-size", str(batch_size), "--width", str(width)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "reproduce.benchmark", "--worker", name, "--width", str(width)],
+            [sys.executable, "-m", "reproduce.benchmark", "--worker", name, *numbers],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.PIPE,
@@ -426,7 +437,11 @@ class Worker:
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        self.unavailable = self.answer().get("unavailable")
+        if select.select([self.process.stdout], [], [], PATIENCE)[0]:
+            self.unavailable = self.answer().get("unavailable")
+        else:
+            self.process.kill()
+            self.unavailable = f"it had not made two steps after {PATIENCE} seconds"
 
     def answer(self) -> dict:
         line = self.process.stdout.readline()
@@ -434,9 +449,9 @@ class Worker:
             raise RunError(f"the process of {self.name} ended with exit code {self.process.wait()}")
         return json.loads(line)
 
-    def run(self, batch_size: int, steps: int) -> dict:
+    def run(self, steps: int) -> dict:
         """What `work` answers to this many steps."""
-        self.process.stdin.write(f"{batch_size} {steps}\n")
+        self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
         return self.answer()
 
@@ -455,21 +470,43 @@ class Worker:
 # The measurements.
 
 
-def take_turns(workers: list[Worker], batch_size: int, steps: int, rounds: int, seconds: float) -> dict[str, list]:
+def take_turns(workers: list[Worker], steps: int, rounds: int, seconds: float) -> dict[str, list]:
     """Seconds per step of each worker by round: `rounds` of them, or as many more as fit into `seconds`.
 
     Every other round goes backwards, so that no variant always follows the same one.
     """
     for worker in workers:
-        worker.run(batch_size, 1 if worker.name == RATE else WARM_UP)
+        worker.run(1 if worker.name == RATE else WARM_UP)
     times = {worker.name: [] for worker in workers}
     until = time.perf_counter() + seconds
     while min(map(len, times.values())) < rounds or time.perf_counter() < until:
         backwards = len(times[workers[0].name]) % 2
         for worker in workers[::-1] if backwards else workers:
             count = max(1, steps // 2) if worker.name == RATE else steps
-            times[worker.name].append(worker.run(batch_size, count)["seconds"] / count)
+            times[worker.name].append(worker.run(count)["seconds"] / count)
     return times
+
+
+def compare(names: list[str], batch_size: int, steps: int, rounds: int, seconds: float) -> tuple[dict, dict]:
+    """(seconds per step of each variant that runs here, by round; why the others do not)."""
+    workers, unavailable = [], {}
+    try:
+        for name in [*names, RATE]:
+            print(f"starting: {name}, batch {batch_size}", file=sys.stderr)
+            worker = Worker(name, batch_size)
+            if not worker.unavailable:
+                workers.append(worker)
+                continue
+            worker.close()
+            if name in ("article", RATE):
+                raise RunError(f"{name} does not run: {worker.unavailable}")
+            unavailable[name] = worker.unavailable
+            print(f"left out: {VARIANTS[name][0]}: {worker.unavailable}", file=sys.stderr)
+        print(f"taking turns at batch {batch_size}", file=sys.stderr)
+        return take_turns(workers, steps, rounds, seconds), unavailable
+    finally:
+        for worker in workers:
+            worker.close()
 
 
 def spread(values: Iterator[float]) -> dict[str, float]:
@@ -477,7 +514,7 @@ def spread(values: Iterator[float]) -> dict[str, float]:
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
-def summary(times: dict[str, list[float]], batch_size: int, flop: int) -> tuple[dict, dict]:
+def summary(times: dict[str, list[float]], flop: int) -> tuple[dict, dict]:
     """(results by variant, the floor) from seconds per step. A ratio says how many times as fast the article's step is,
     in each round."""
     results = {
@@ -518,11 +555,11 @@ def outside_device(batch_size: int, steps: int) -> dict[str, float]:
 
     with tf.Graph().as_default(), tf.Session(config=session_config()) as session:
         keras.backend.set_session(session)
-        gan_feed = gan(models.article_generator(), models.article_discriminator())
+        gan_feed = gan(models.article_generator(), models.article_discriminator(), batch_size=batch_size)
         session.run(tf.global_variables_initializer())
         batches = data.batches(data.load("shapes", (32, 32, 3)), batch_size, (-0.5, 0.5), seed=0)
         feed = _Feed()
-        gan_feed(feed, *batch(2))
+        gan_feed(feed, *batch(batch_size))
         placeholders = {value.ndim: placeholder for placeholder, value in feed.feed_dict.items()}
         nothing = [tf.shape(placeholder) for placeholder in placeholders.values()]
         spent = {"data": [], "feed": [], "step": []}
@@ -547,11 +584,11 @@ def growth(points: list[tuple[int, int]], steps: int) -> list[dict]:
     """Time and peak memory of the article's step for each (batch size, width), in a fresh process each."""
     rows = []
     for batch_size, width in points:
-        with Worker("article", width) as worker:
+        with Worker("article", batch_size, width) as worker:
             if worker.unavailable:
                 raise RunError(f"the article's step does not run: {worker.unavailable}")
-            worker.run(batch_size, 2)
-            answers = [worker.run(batch_size, 1) for _ in range(steps)]
+            worker.run(2)
+            answers = [worker.run(1) for _ in range(steps)]
         seconds = median(answer["seconds"] for answer in answers)
         rows.append(
             {
@@ -623,8 +660,11 @@ def table(report: dict) -> str:
     lines = ["| | " + " | ".join(f"batch {n}: steps/s | speed of the article's step over it" for n in sizes) + " |"]
     lines.append("| --- |" + " --- | --- |" * len(sizes))
     for name in report["results"][sizes[0]]:
-        rows = [report["results"][size][name] for size in sizes]
-        cells = [f"{of(row['steps_per_second'], 1)} | {'' if name == 'article' else of(row['ratio'])}" for row in rows]
+        rows = [report["results"][size].get(name) for size in sizes]
+        cells = [
+            f"{of(row['steps_per_second'], 1)} | {'' if name == 'article' else of(row['ratio'])}" if row else "- | -"
+            for row in rows
+        ]
         lines.append(f"| {VARIANTS[name][0]} | " + " | ".join(cells) + " |")
     floors = [report["floor"][size] for size in sizes]
     cells = [f"{of(floor['steps_per_second'], 1)} | {of(floor['share'])} of it reached" for floor in floors]
@@ -657,6 +697,7 @@ def parse(arguments: list[str] | None = None):
     add("--seconds", type=command.at_least(1), default=130, help="of turns at each batch size (default: %(default)s)")
     add("--quick", action="store_true", help="two turns each at small sizes: shows that it runs, measures nothing")
     add("--worker", help=argparse.SUPPRESS)
+    add("--batch-size", type=int, default=32, help=argparse.SUPPRESS)
     add("--width", type=int, default=1, help=argparse.SUPPRESS)
     arguments = parser.parse_args(arguments)
     names = arguments.variants.split(",") if arguments.variants else list(VARIANTS)
@@ -672,27 +713,11 @@ def measure(arguments) -> dict:
     """Everything, as JSON has it."""
     sizes = (2, 4) if arguments.quick else BATCH_SIZES
     report = {"machine": machine(), "quick": arguments.quick, "unavailable": {}, "results": {}, "floor": {}}
-    workers = []
-    try:
-        for name in [*arguments.variants, RATE]:
-            print(f"starting: {name}", file=sys.stderr)
-            worker = Worker(name)
-            if not worker.unavailable:
-                workers.append(worker)
-                continue
-            worker.close()
-            if name in ("article", RATE):
-                raise RunError(f"{name} does not run: {worker.unavailable}")
-            report["unavailable"][name] = worker.unavailable
-            print(f"left out: {VARIANTS[name][0]}: {worker.unavailable}", file=sys.stderr)
-        for size in sizes:
-            print(f"taking turns at batch {size}", file=sys.stderr)
-            steps = 1 if arguments.quick else 8 if size < 100 else 3
-            times = take_turns(workers, size, steps, *((2, 0) if arguments.quick else (6, arguments.seconds)))
-            report["results"][str(size)], report["floor"][str(size)] = summary(times, size, flop_of_step(size))
-    finally:
-        for worker in workers:
-            worker.close()
+    for size in sizes:
+        steps = 1 if arguments.quick else 8 if size < 100 else 3
+        turns = (2, 0) if arguments.quick else (6, arguments.seconds)
+        times, report["unavailable"][str(size)] = compare(arguments.variants, size, steps, *turns)
+        report["results"][str(size)], report["floor"][str(size)] = summary(times, flop_of_step(size))
     print("what is not the device's, growth, the first step", file=sys.stderr)
     steps = 2 if arguments.quick else 30
     report["outside_device"] = {str(size): outside_device(size, steps) for size in sizes}
@@ -706,7 +731,7 @@ def measure(arguments) -> dict:
 def main(arguments: list[str] | None = None) -> int:
     arguments = parse(arguments)
     if arguments.worker:
-        return work(arguments.worker, arguments.width)
+        return work(arguments.worker, arguments.batch_size, arguments.width)
     report = measure(arguments)
     print(table(report))
     if arguments.json:

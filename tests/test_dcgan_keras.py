@@ -169,6 +169,15 @@ def test_one_run_holds_each_forward_pass_once(graph):
     assert sum("FusedBatchNorm" in op.type and "Grad" not in op.type for op in ops) == 4 + 2 * 3
 
 
+@pytest.mark.parametrize(("batch_size", "kernels"), [(None, 0), (8, 3)])
+def test_with_a_fixed_batch_size_what_d_learns_from_real_pictures_does_not_wait(batch_size, kernels, graph):
+    """Else the shape of a score of real pictures is asked of the losses, and these need generated ones."""
+    gan(models.article_generator(), models.article_discriminator(), batch_size=batch_size)
+    gradients = [op for op in graph.get_operations() if op.type == "Conv2DBackpropFilter"]
+    free = [op for op in gradients if not any(op.type == "Tanh" for op in ancestors(op))]
+    assert len(free) == kernels
+
+
 def test_a_pair_that_does_not_fit_is_refused_with_both_shapes(graph):
     generator = keras.Sequential([keras.layers.InputLayer((100,)), keras.layers.Dense(12)])
     with pytest.raises(InputError, match=r"\(12,\).*\(32, 32, 3\)"):
@@ -315,7 +324,7 @@ import models
 from dcgan_keras import gan
 from tf1 import session_config, set_seed, tf
 set_seed(1)
-feed = gan(models.article_generator(), models.article_discriminator())
+feed = gan(models.article_generator(), models.article_discriminator(), batch_size=32)
 rng = np.random.default_rng(0)
 digest = hashlib.sha256()
 with tf.Session(config=session_config()) as sess:
@@ -354,7 +363,7 @@ def replay(recording):
     with tf.Graph().as_default(), tf.Session() as sess:
         keras.backend.set_session(sess)
         networks = {"g": models.article_generator(), "d": models.article_discriminator()}
-        gan_feed = gan(networks["g"], networks["d"])
+        gan_feed = gan(networks["g"], networks["d"], batch_size=len(recording["images"][0]))
         sess.run(tf.global_variables_initializer())
         for name, network in networks.items():
             network.set_weights(recorded(recording, name, "init"))

@@ -29,14 +29,27 @@ ORDINARY = [
     ({"filters": 1, "kernel_size": 2}, (2, 2, 9)),
     ({"filters": 3, "kernel_size": (2, 3), "strides": 2, "activation": "tanh"}, (2, 3, 4)),
     ({"filters": 6, "kernel_size": 4, "strides": 2, "padding": "same"}, (4, 4, 5)),
-    ({"filters": 5, "kernel_size": 2, "dilation_rate": 2}, (3, 3, 3)),
+    ({"filters": 3, "kernel_size": 3, "strides": 3, "padding": "same"}, (4, 5, 5)),
     ({"filters": 3, "kernel_size": 2, "padding": "same"}, (2, 2, 4)),
     ({"filters": 5, "kernel_size": 4, "strides": 2, "padding": "same"}, (8, 7, 3)),
     ({"filters": 5, "kernel_size": 4, "strides": 2, "padding": "same"}, (8, 8, 5)),
     ({"filters": 5, "kernel_size": 4, "strides": 1, "padding": "same"}, (8, 8, 3)),
     ({"filters": 5, "kernel_size": 4, "strides": 2, "padding": "valid"}, (8, 8, 3)),
+    ({"filters": 5, "kernel_size": 2, "dilation_rate": 2}, (3, 3, 3)),
 ]
-CASES = [("Conv2DTranspose", *case) for case in TRANSPOSED] + [("Conv2D", *case) for case in ORDINARY]
+NORMALIZATIONS = [
+    ({"momentum": 0.9, "epsilon": 1e-3}, (4, 6, 24)),
+    ({"scale": False}, (2, 2, 1)),
+    ({}, (3, 6, 24)),
+    ({"center": False}, (4, 4, 32)),
+    ({"axis": 1}, (4, 4, 3)),
+    ({}, (5,)),
+]
+CASES = [
+    *(("Conv2DTranspose", *case) for case in TRANSPOSED),
+    *(("Conv2D", *case) for case in ORDINARY),
+    *(("BatchNormalization", *case) for case in NORMALIZATIONS),
+]
 
 
 class StockConcatDiff(stock.Layer):
@@ -53,16 +66,21 @@ def agree(ours, theirs, shape, sess, batch_sizes=(1, 5), training=None):
     outputs = [layer(x, training=training) for layer in (ours, theirs)]
     assert outputs[0].shape.as_list() == outputs[1].shape.as_list()
     rng = np.random.default_rng(0)
-    weights = [rng.standard_normal(weight.shape) for weight in theirs.get_weights()]
+    weights = [np.abs(rng.standard_normal(weight.shape)) for weight in theirs.get_weights()]  # a variance among them
     for layer in (ours, theirs):
         layer.set_weights(weights)
     slopes = tf.constant(rng.standard_normal((max(batch_sizes), *outputs[0].shape[1:])), tf.float32)
     results = [
-        [output, *tf.gradients(output * slopes[: tf.shape(x)[0]], [x, *layer.trainable_weights])]
+        [
+            output,
+            *tf.gradients(output * slopes[: tf.shape(x)[0]], [x, *layer.trainable_weights]),
+        ]
         for layer, output in zip((ours, theirs), outputs, strict=True)
     ]
+    updates = [layer.get_updates_for(x) for layer in (ours, theirs)] if training else []
     for batch_size in batch_sizes:
-        values = sess.run(results, {x: rng.standard_normal((batch_size, *shape))})
+        values, _ = sess.run([results, updates], {x: rng.standard_normal((batch_size, *shape))})
+        values = [[*each, *layer.get_weights()] for each, layer in zip(values, (ours, theirs), strict=True)]
         for our, their in zip(*values, strict=True):
             np.testing.assert_allclose(our, their, rtol=1e-5, atol=1e-5)
 
@@ -72,7 +90,8 @@ def shorter(kind, case, shape):
     with tf.Graph().as_default() as graph:
         getattr(layers, kind)(**case)(tf.placeholder(tf.float32, (None, *shape)))
         types = {op.type for op in graph.get_operations()}
-    return "IdentityN" in types or "MatMul" in types  # a function with a gradient of its own, or a matrix product
+    # a function with a gradient of its own, a matrix product, or a view of the picture
+    return bool(types & {"IdentityN", "MatMul", "Reshape"})
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -88,7 +107,8 @@ def test_concat_diff_equals_plain_tensorflow_in_both_directions(channels, sess):
 
 def test_the_shortcuts_are_taken_where_they_should_be():
     assert [shorter("Conv2DTranspose", *case) for case in TRANSPOSED] == [True] * 5 + [False] * 7
-    assert [shorter("Conv2D", *case) for case in ORDINARY] == [True] * 7 + [False] * 4
+    assert [shorter("Conv2D", *case) for case in ORDINARY] == [True] * 7 + [False] * 5
+    assert [shorter("BatchNormalization", *case) for case in NORMALIZATIONS] == [True] * 2 + [False] * 4
 
 
 @pytest.mark.parametrize("size", [None, 4])
@@ -112,7 +132,7 @@ def test_the_articles_networks_take_the_shortcuts(graph):
     forward = Counter(op.type for op in graph.get_operations())
     # Every network was built once, and D called once more.
     assert forward["Conv2DBackpropInput"] == 3  # G's second to fourth layer
-    assert forward["MatMul"] == 1 + 2 * 2  # G's first, D's last two
+    assert forward["MatMul"] == 1 + 2 * (4 + 1)  # G's first, D's last two, with one for each pixel
     assert forward["DepthToSpace"] == 1  # G's last
     tf.gradients(score, picture)
     backward = Counter(op.type for op in graph.get_operations()) - forward
