@@ -9,11 +9,14 @@ from tf1 import keras, tf
 
 FLOAT = 4  # bytes
 TENSORFLOW = 6e8  # bytes that the program takes without a network
-# As measured: what TensorFlow copies on the way, and what the allocator that goes with oneDNN keeps for later.
-OVERHEAD = 1.15 if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0" else 1.5
+# As measured: what TensorFlow copies on the way, and what the allocator that goes with oneDNN keeps for later. The
+# system's does not, but it is a little slower for small networks.
+SYSTEM_ALLOCATOR, ITS_OWN = 1.15, 1.5
+SETTING = "TF_ONEDNN_USE_SYSTEM_ALLOCATOR"
+OVERHEAD = SYSTEM_ALLOCATOR if os.environ.get(SETTING) == "1" else ITS_OWN
 
 
-def needed(generator: keras.Model, discriminator: keras.Model, batch_size: int) -> float:
+def needed(generator: keras.Model, discriminator: keras.Model, batch_size: int, overhead: float | None = None) -> float:
     """About how many bytes the training of a pair takes at its peak, on a CPU.
 
     All weights; Adam's two moments of each; the gradients, which D has for the real and for the generated batch and
@@ -24,7 +27,7 @@ def needed(generator: keras.Model, discriminator: keras.Model, batch_size: int) 
     moments = 2 * (parameters(generator.trainable_weights) + parameters(discriminator.trainable_weights))
     gradients = parameters(generator.trainable_weights) + 3 * parameters(discriminator.trainable_weights)
     outputs = 2 * batch_size * (layer_outputs(generator) + 2 * layer_outputs(discriminator))
-    return TENSORFLOW + OVERHEAD * FLOAT * (weights + moments + gradients + outputs)
+    return TENSORFLOW + (overhead or OVERHEAD) * FLOAT * (weights + moments + gradients + outputs)
 
 
 def parameters(weights: list[tf.Variable]) -> int:
@@ -70,8 +73,13 @@ def check(generator: keras.Model, discriminator: keras.Model, batch_size: int) -
     """Raises InputError, with both figures, where the pair will not fit. A GPU's own memory is not judged."""
     need, have = needed(generator, discriminator, batch_size), available()
     if need > have and not tf.config.list_physical_devices("GPU"):
-        alone = needed(generator, discriminator, 1)
-        advice = "choose a smaller --batch-size or --model" if alone < have else "no batch is small enough"
+        frugal = needed(generator, discriminator, batch_size, SYSTEM_ALLOCATOR)
+        if frugal < have:
+            advice = f"with {SETTING}=1 in the environment, {frugal / 2**30:.1f} GiB will do"
+        elif needed(generator, discriminator, 1) < have:
+            advice = "choose a smaller --batch-size or --model"
+        else:
+            advice = "no batch is small enough"
         raise InputError(
             f"training needs about {need / 2**30:.1f} GiB of memory at batch {batch_size}, "
             f"and {have / 2**30:.1f} GiB are available: {advice}"
