@@ -101,7 +101,12 @@ def batches_per_epoch(dataset: Dataset, batch_size: int) -> int:
 
 
 def batches(
-    dataset: Dataset, batch_size: int, pixels: tuple[float, float], seed: int, start: int = 0
+    dataset: Dataset,
+    batch_size: int,
+    pixels: tuple[float, float],
+    seed: int,
+    start: int = 0,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Endless batches of (images, labels): (batch_size, height, width, channels) float32 as `scale` makes them, and
     (batch_size,) int64 or None.
@@ -109,15 +114,18 @@ def batches(
     Every epoch has an order of its own, drawn from `seed` and the epoch's number alone, so that a run resumed after
     `start` batches sees exactly the batches that it would have seen. As in the article's program, the remainder of an
     epoch that fills no batch is dropped. Raises `InputError` when there are fewer pictures than one batch.
+
+    part: (i, n) gives the i-th of n equal parts of every batch, of batch_size / n rows, and reads no other.
     """
     per_epoch = batches_per_epoch(dataset, batch_size)  # here, not in the generator, so that it raises at once
+    index, rows = part[0], batch_size // part[1]
 
     def endless() -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         epoch, first = divmod(start, per_epoch)
         while True:
             order = np.random.default_rng([seed, epoch]).permutation(len(dataset.images))
             for i in range(first, per_epoch):
-                chosen = order[i * batch_size : (i + 1) * batch_size]
+                chosen = order[i * batch_size + index * rows :][:rows]
                 images = np.stack([dataset.images[k] for k in chosen])  # one by one: in HDF5, each is a chunk
                 yield scale(images, pixels), None if dataset.labels is None else dataset.labels[chosen]
             epoch, first = epoch + 1, 0

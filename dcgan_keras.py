@@ -17,12 +17,13 @@ import numpy as np
 
 import command
 import data
+import distributed
 import memory
 import models
 import training
 import two_model
 from command import InputError
-from tf1 import keras, session_config, set_seed, tf
+from tf1 import keras, set_seed, tf
 
 # 1. Create D and G in Keras, as usual: article_generator() and article_discriminator() in models.py.
 
@@ -87,6 +88,7 @@ def gan(
     beta1: float = 0.2,
     alternating: bool = False,
     batch_size: int | None = None,
+    optimizer: Callable = tf.train.AdamOptimizer,
 ) -> Callable[..., list[np.float32]]:
     """Wire a generator and a discriminator, in the default graph, into one training step.
 
@@ -103,6 +105,8 @@ def gan(
 
     batch_size: of every step, if it is always the same. Then TensorFlow has no shapes to find out in a step, and what
     D learns from real pictures is computed beside G's pass instead of after it.
+
+    optimizer: Adam's class; on several devices, one that averages the gradients (distributed.py).
     """
     if generator.output_shape[1:] != discriminator.input_shape[1:]:
         raise InputError(
@@ -128,7 +132,7 @@ def gan(
         auxiliary_loss = class_loss(labels, *rclasses) + class_loss(noise[0], *gclasses)
         dloss, gloss = dloss + auxiliary_loss, gloss + auxiliary_loss
 
-    optimizer = tf.train.AdamOptimizer(learning_rate, beta1=beta1)
+    optimizer = optimizer(learning_rate, beta1=beta1)
     step = tf.train.get_or_create_global_step()
 
     # update Wd w.r.t. D_loss
@@ -199,7 +203,13 @@ def parse(arguments: list[str] | None = None):
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=command.at_least(1), default=10000, metavar="N", help="train up to this step")
     length.add_argument("--epochs", type=command.at_least(1), metavar="N", help="train up to the end of this epoch")
-    add("--batch-size", type=command.at_least(1), default=32, metavar="N", help="default: %(default)s")
+    add("--batch-size", type=command.at_least(1), default=32, metavar="N", help="of each device (default: %(default)s)")
+    add(
+        "--devices",
+        type=command.at_least(1),
+        metavar="N",
+        help="use no more GPUs than this; without any, divide the CPU",
+    )
     add("--seed", type=command.at_least(0), default=0, metavar="N", help="of everything random (%(default)s)")
     every = {"type": interval, "metavar": "N"}
     add("--sample-every", default="500", **every, help="steps, or epochs as in 25epochs (%(default)s)")
@@ -221,10 +231,15 @@ def main(arguments: list[str] | None = None) -> int:
     one_pass = arguments.recipe == "one-pass"
     if arguments.updates == "alternating" and not one_pass:
         raise InputError("--updates alternating is for --recipe one-pass; the two-model recipe has its own order")
+    if not one_pass:
+        if distributed.in_job() or (arguments.devices or 1) > 1:
+            raise InputError("--recipe two-model is for one device; TF_CONFIG and --devices are for --recipe one-pass")
+        arguments.devices = 1
     set_seed(arguments.seed)
+    batch_size = arguments.batch_size if one_pass else None
+    job = distributed.Job() if arguments.summary else distributed.join(arguments.devices, batch_size)
     # Keras would open a session of its own for the models, and a process's first session sets up its devices for good.
-    config = session_config(arguments.batch_size if one_pass else None)
-    keras.backend.set_session(tf.Session(config=config))
+    keras.backend.set_session(job.session())
     output = {"activation": "linear"} if arguments.loss == "lsgan" else {}
     if arguments.summary:
         for model in (pair.generator(), pair.discriminator(**output)):
@@ -242,8 +257,9 @@ def main(arguments: list[str] | None = None) -> int:
         if dataset.labels is None:
             raise InputError(f"--model {arguments.model} needs classes: put the pictures into one subfolder for each")
         classes = [len(dataset.classes)]
-    generator, discriminator = pair.generator(*classes), pair.discriminator(*classes, **output)
-    memory.check(generator, discriminator, arguments.batch_size)
+    with job.scope():
+        generator, discriminator = pair.generator(*classes), pair.discriminator(*classes, **output)
+    memory.check(generator, discriminator, arguments.batch_size * job.local)
     settings = {
         "model": arguments.model,
         "dataset": arguments.dataset,
@@ -253,15 +269,19 @@ def main(arguments: list[str] | None = None) -> int:
         "learning rate": arguments.learning_rate or pair.learning_rate,
         "beta1": pair.beta1 if arguments.beta1 is None else arguments.beta1,
     }
-    train_step = RECIPES[arguments.recipe](
-        generator,
-        discriminator,
-        LOSSES[arguments.loss],
-        settings["learning rate"],
-        settings["beta1"],
-        **({"alternating": arguments.updates == "alternating", "batch_size": arguments.batch_size} if one_pass else {}),
-    )
-    per_epoch = data.batches_per_epoch(dataset, arguments.batch_size)
+    options = {"alternating": arguments.updates == "alternating", "batch_size": batch_size}
+    with job.scope():
+        train_step = job.build(
+            RECIPES[arguments.recipe],
+            generator,
+            discriminator,
+            LOSSES[arguments.loss],
+            settings["learning rate"],
+            settings["beta1"],
+            **(options if one_pass else {}),
+        )
+    together = arguments.batch_size * job.replicas
+    per_epoch = data.batches_per_epoch(dataset, together)
     return training.train(
         train_step,
         generator,
@@ -270,13 +290,14 @@ def main(arguments: list[str] | None = None) -> int:
         arguments.out,
         pixels=pair.pixels,
         steps=arguments.epochs * per_epoch if arguments.epochs else arguments.steps,
-        batch_size=arguments.batch_size,
+        batch_size=together,
         seed=arguments.seed,
         sample_every=arguments.sample_every.steps(per_epoch),
         checkpoint_every=arguments.checkpoint_every.steps(per_epoch),
         keep_every=arguments.keep_every and arguments.keep_every.steps(per_epoch),
         restart=arguments.restart,
         settings=settings,
+        job=job,
     )
 
 

@@ -198,9 +198,13 @@ class Seeded(layers.Layer):
         tf.train.get_or_create_global_step()  # here, because `call` may be inside a branch
 
     def next_seed(self) -> tf.Tensor:
-        """What the stateless operations of TensorFlow take, (2,) int64; another one for each call of the layer."""
+        """What the stateless operations of TensorFlow take, (2,) int64; another one for each call and each replica."""
         self.calls += 1
-        return tf.stack([tf.constant(self.seed + self.calls, tf.int64), tf.train.get_or_create_global_step()])
+        seed = tf.constant(self.seed + self.calls, tf.int64)
+        replica = tf.distribute.get_replica_context()
+        if replica and replica.num_replicas_in_sync > 1:
+            seed += 2**31 * tf.cast(replica.replica_id_in_sync_group, tf.int64)  # where no seed of another begins
+        return tf.stack([seed, tf.train.get_or_create_global_step()])
 
     def get_config(self):
         return {**super().get_config(), "seed": self.seed}

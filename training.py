@@ -20,6 +20,7 @@ import shutil
 import signal
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,9 +28,10 @@ import h5py
 import numpy as np
 
 import data
+import distributed
 import pictures
 from command import InputError, RunError, clear_partial, one_line, replacing, sha256
-from tf1 import keras, session_config, tf
+from tf1 import keras, tf
 
 SAMPLES = 64  # pictures in a grid
 COLUMNS = 8
@@ -82,32 +84,50 @@ def train(
     keep_every: int | None = None,
     restart: bool = False,
     settings: dict | None = None,
+    job: distributed.Job | None = None,
 ) -> int:
     """Train up to step `steps` in the default graph, going on from what is in `out`. Returns an exit code.
 
-    pixels: what black and white are to the discriminator. settings: what else must be the same for a run to go on.
+    pixels: what black and white are to the discriminator. batch_size: of all replicas together. settings: what else
+    must be the same for a run to go on. job: the other replicas and workers, for which it has built `gan_feed`.
     Raises InputError when `out` cannot be used, and RunError when the losses are no longer numbers or `out`
     can no longer be written.
     """
+    job = job or distributed.Job()
     settings = {**(settings or {}), "batch size": batch_size, "seed": seed, "pictures": len(dataset.images)}
-    batches = data.batches(dataset, batch_size, pixels, seed)  # refuses a dataset that is too small: before any file
-    per_epoch = data.batches_per_epoch(dataset, batch_size)
-    with locked(out, restart), tf.Session(config=session_config()) as sess:
+    per_epoch = data.batches_per_epoch(dataset, batch_size)  # refuses a dataset that is too small: before any file
+    with job.watched(lambda: going_on_from(job, out)), job.session() as sess, contextlib.ExitStack() as stack:
         keras.backend.set_session(sess)
+        job.agree(sess, lambda: {**settings, "steps": steps, "pictures' checksum": checksum(dataset)})
+        if job.index == 0:
+            stack.enter_context(locked(out, restart))
         sess.run(tf.global_variables_initializer())
         keras.backend.get_session()  # Keras adds its own operations here, so that the graph can be closed
         classes = len(dataset.classes)
         sample = sampler(generator, pixels, sample_feed(generator, seed, classes))
         tf.get_default_graph().finalize()
 
-        start = restore(sess, out, settings)
+        start = begin(job, sess, out, settings)
+        batches = data.batches(dataset, batch_size, pixels, seed, start, part=(job.index, job.workers))
+
+        def take(step):
+            images, labels = next(batches)
+            noise = tf.nest.map_structure(job.part, feed_for(generator, seed, step, batch_size, classes))
+            dloss, gloss = gan_feed(sess, images, noise, labels)
+            if not (math.isfinite(dloss) and math.isfinite(gloss)):
+                job.leave(sess)  # all have the same losses
+                raise not_a_number(step, out)
+            return dloss, gloss
+
+        if job.index:
+            return follow(job, sess, take, start, steps)
         if start >= steps:
             with writing(out):
                 make_film(out)  # where the last run was killed before it could
             print(f"{out} is at step {start} already: --steps goes on from there, --restart begins anew")
+            job.leave(sess)
             return 0
         if start:
-            batches = data.batches(dataset, batch_size, pixels, seed, start=start)
             print(f"going on from step {start}")
 
         def save(step):
@@ -117,6 +137,7 @@ def train(
                 save_checkpoint(out, sess, step, settings)  # last: a run goes on after it, so the rest must be there
 
         with Logs(out, start, sess.graph) as logs, Stop() as stop:
+            job.signal = lambda: stop.signal
             if start == 0:
                 logs.samples(0, sample(sess))
             bar = keras.utils.Progbar(
@@ -126,10 +147,7 @@ def train(
             )
             began = time.perf_counter()
             for step in range(start + 1, steps + 1):
-                images, labels = next(batches)
-                dloss, gloss = gan_feed(sess, images, feed_for(generator, seed, step, batch_size, classes), labels)
-                if not (math.isfinite(dloss) and math.isfinite(gloss)):
-                    raise not_a_number(step, out)
+                dloss, gloss = take(step)
                 speed = (step - start) * batch_size / (time.perf_counter() - began)
                 bar.update(step - start, [("dloss", dloss), ("gloss", gloss), ("images/s", speed)])
                 logs.losses(step, dloss, gloss)
@@ -142,17 +160,68 @@ def train(
                 if keep_every and step % keep_every == 0:
                     with writing(out):
                         save_weights(generator, out / f"generator_{step:06d}.h5")
-                stopped = stop.signal  # read once: one that comes while it saves is for the next step
+                stopped = job.stopped()  # read once: one that comes while it saves is for the next step
                 if step % checkpoint_every == 0 or step == steps or stopped:
                     logs.flush()
                     save(step)
                 if stopped:
                     print(f"\nstopped at step {step}, all saved: the same command goes on from there")
+                    job.leave(sess)
                     return 128 + stopped
         with writing(out):
             make_film(out)
         print(f"{out}: {steps} steps done, step_{steps:06d}.png shows samples")
+        job.leave(sess)
         return 0
+
+
+# Several workers.
+
+
+def checksum(dataset: data.Dataset) -> int:
+    """Of 16 pictures from all over the dataset: tells whether two workers have the same."""
+    chosen = np.linspace(0, len(dataset.images) - 1, 16).astype(int)
+    return zlib.crc32(np.stack([dataset.images[k] for k in chosen]).tobytes())
+
+
+def begin(job: distributed.Job, sess: tf.Session, out: Path, settings: dict) -> int:
+    """The step that worker 0 finds in `out` and restores; all others get its state from it, and raise what it raises.
+
+    So `out` need not be a folder that all workers share.
+    """
+    note = {}
+    if job.index == 0:
+        try:
+            note = {"start": restore(sess, out, settings)}
+        except InputError as error:
+            note = {"error": str(error)}
+    note = job.from_first(sess, note)
+    if "error" in note:
+        job.leave(sess)
+        raise InputError(note["error"])
+    if note["start"]:
+        job.share(sess)
+    return note["start"]
+
+
+def follow(job: distributed.Job, sess: tf.Session, take: Callable, start: int, steps: int) -> int:
+    """The loop of every worker but worker 0: the same steps, and nothing is written. Returns an exit code."""
+    with Stop() as stop:
+        job.signal = lambda: stop.signal
+        for step in range(start + 1, steps + 1):
+            take(step)
+            if stopped := job.stopped():
+                print(f"stopped at step {step}")
+                job.leave(sess)
+                return 128 + stopped
+        job.leave(sess)
+        return 0
+
+
+def going_on_from(job: distributed.Job, out: Path) -> str:
+    if job.index:
+        return "the last checkpoint that worker 0 has written"
+    return str(checkpoints(out)[-1]) if checkpoints(out) else "the beginning"
 
 
 def sampler(generator: keras.Model, pixels: tuple[float, float], noise: np.ndarray | list) -> Callable:
@@ -416,7 +485,8 @@ def restore(sess: tf.Session, out: Path, settings: dict) -> int:
                     "version: give another --out or --restart"
                 )
             for name, variable in variables.items():
-                variable.load(file[name][()], sess)
+                for copy in distributed.copies(variable):
+                    copy.load(file[name][()], sess)
             return int(file.attrs["step"])
     if checkpoints(out):
         raise InputError(f"every checkpoint in {out} is damaged: --restart begins anew")
