@@ -111,7 +111,7 @@ class MeanAdam(tf.train.AdamOptimizer):
 
 def copies(variable: tf.Variable) -> tuple[tf.Variable, ...]:
     """The variable, or one for each replica of this process."""
-    return tuple(variable.values) if isinstance(variable, tf.distribute.DistributedValues) else (variable,)
+    return getattr(variable, "values", (variable,))  # a DistributedVariable has them
 
 
 class Job:
@@ -408,13 +408,20 @@ class Watch(threading.Thread):
             name: grpc.insecure_channel(address, options).unary_unary("/tensorflow.WorkerService/GetStatus")
             for name, address in addresses.items()
         }
+        self.answers: dict[str, bytes] = {}  # the first ones, by which a process can be told from its successor
         self.stopping = threading.Event()
         self.goes_on_from = lambda: "its last checkpoint"
 
     def ask(self) -> dict[str, object]:
-        """Who has not answered, and why."""
+        """Who has not answered, and why: a gRPC status, or None where it is another process that answers."""
         asked = {name: call.future(b"", timeout=PROBE_TIMEOUT) for name, call in self.calls.items()}
-        return {name: error.code() for name, future in asked.items() if (error := future.exception()) is not None}
+        missing = {}
+        for name, future in asked.items():
+            if (error := future.exception()) is not None:
+                missing[name] = error.code()
+            elif self.answers.setdefault(name, future.result()) != future.result():
+                missing[name] = None
+        return missing
 
     def named(self, names) -> str:
         return ", ".join(f"{name} ({self.addresses[name]})" for name in names)
@@ -428,7 +435,7 @@ class Watch(threading.Thread):
                 raise RunError(f"{self.named(missing)} did not come in {TOO_LATE} seconds")
             if waited > LATE and not told:
                 told = True
-                print(f"waiting for {self.named(missing)}, {TOO_LATE} seconds at most", file=sys.stderr, flush=True)
+                print(f"waiting for {self.named(missing)}, {TOO_LATE} seconds at most", flush=True)
             time.sleep(0.2)
 
     def run(self) -> None:
@@ -441,7 +448,7 @@ class Watch(threading.Thread):
                     refused.pop(name, None)
                     continue
                 since.setdefault(name, now)
-                if missing[name] is self.grpc.StatusCode.UNAVAILABLE:
+                if missing[name] in (self.grpc.StatusCode.UNAVAILABLE, None):
                     refused[name] = refused.get(name, 0) + 1
             gone = [n for n in since if refused.get(n, 0) >= GONE_REFUSED or now - since[n] > GONE_SILENT]
             if gone and not self.stopping.is_set():

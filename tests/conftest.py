@@ -83,6 +83,38 @@ def tiny_pair():
     return {"generator": generator, "discriminator": discriminator}
 
 
+def plain_pair():
+    """A pair in which no picture has to do with the others of its batch: the same in one batch or in parts."""
+    from tf1 import keras
+
+    layers = keras.layers
+
+    def generator():
+        return keras.Sequential(
+            [
+                layers.InputLayer((5,)),
+                layers.Dense(192),
+                layers.LeakyReLU(0.2),
+                layers.Reshape((8, 8, 3)),
+                layers.UpSampling2D(4),
+                layers.Conv2D(3, 3, padding="same", activation="tanh"),
+            ]
+        )
+
+    def discriminator():
+        return keras.Sequential(
+            [
+                layers.InputLayer((32, 32, 3)),
+                layers.Conv2D(8, 4, strides=4),
+                layers.LeakyReLU(0.2),
+                layers.Flatten(),
+                layers.Dense(1, activation="sigmoid"),
+            ]
+        )
+
+    return {"generator": generator, "discriminator": discriminator}
+
+
 class Result(NamedTuple):
     returncode: int
     stdout: str
@@ -108,11 +140,12 @@ def run_here(tmp_path, monkeypatch, capfd):
 
 @pytest.fixture
 def dcgan(run_here, tmp_path, monkeypatch):
-    """`python dcgan_keras.py` in this process, where "tiny" is a model."""
+    """`python dcgan_keras.py` in this process, where "tiny" and "plain" are models."""
     import dcgan_keras
     import models
 
-    monkeypatch.setitem(models.MODELS, "tiny", models.MODELS["article"]._replace(**tiny_pair()))
+    for name, pair in (("tiny", tiny_pair()), ("plain", plain_pair())):
+        monkeypatch.setitem(models.MODELS, name, models.MODELS["article"]._replace(**pair))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return lambda *arguments: run_here(dcgan_keras.main, *arguments)
 

@@ -1,17 +1,18 @@
-"""`python dcgan_keras.py` with a tiny pair among its models: a process that does all but take its time."""
+"""`python dcgan_keras.py` with two tiny pairs among its models: a process that does all but take its time."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from conftest import tiny_pair
+from conftest import plain_pair, tiny_pair
 
 import command
 import dcgan_keras
 import models
 
 models.MODELS["tiny"] = models.MODELS["article"]._replace(**tiny_pair())
+models.MODELS["plain"] = models.MODELS["article"]._replace(**plain_pair())
 
 if __name__ == "__main__":
     command.run(dcgan_keras.main)

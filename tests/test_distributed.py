@@ -1,0 +1,376 @@
+"""Several devices and workers: the same training as one, in step to the bit, and no end of a worker that others miss.
+
+Jobs are real processes on loopback. Each worker has a folder of its own, so nothing can pass between them there.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+from conftest import ROOT, bad_input
+from test_survival import contents, everything_opens, step_of
+
+import command
+import distributed
+import training
+from tf1 import tf
+
+TIMEOUT = 400  # seconds for what takes ten on an idle machine
+STATE = """
+import hashlib, tiny_command, command, dcgan_keras, distributed
+from tf1 import tf
+leave = distributed.Worker.leave
+def tell(job, sess):
+    values = (sess.run(copy) for variable in tf.global_variables() for copy in distributed.copies(variable))
+    digest = hashlib.sha256(b"".join(value.tobytes() for value in values))
+    print("state", digest.hexdigest(), flush=True)
+    leave(job, sess)
+distributed.Worker.leave = tell
+command.run(dcgan_keras.main)
+"""
+
+
+def config(addresses, number, kind="worker", **cluster):
+    return json.dumps({"cluster": {"worker": addresses, **cluster}, "task": {"type": kind, "index": number}})
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+class Running:
+    """A job: `workers` processes of `python dcgan_keras.py` with the tiny pairs, in folders worker0, worker1 …"""
+
+    def __init__(self, folder, workers, *arguments, own=None):
+        self.addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
+        self.folders = [folder / f"worker{i}" for i in range(workers)]
+        self.processes = []
+        for i, cwd in enumerate(self.folders):
+            cwd.mkdir(exist_ok=True)
+            line = [*map(str, (*arguments, *(own or {}).get(i, ())))]
+            environment = {"TF_CONFIG": config(self.addresses, i), "PYTHONPATH": str(ROOT / "tests")}
+            with open(folder / f"out{i}", "w") as out, open(folder / f"err{i}", "w") as err:
+                self.processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-c", STATE, "--dataset", "shapes", "--out", "run", *line],
+                        cwd=cwd,
+                        env={**os.environ, **environment},
+                        stdin=subprocess.DEVNULL,
+                        stdout=out,
+                        stderr=err,
+                    )
+                )
+        self.outputs = [(folder / f"out{i}", folder / f"err{i}") for i in range(workers)]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def until(self, condition):
+        """Wait for something that happens while all are running."""
+        began = time.monotonic()
+        while not condition():
+            assert time.monotonic() - began < TIMEOUT
+            assert all(process.poll() is None for process in self.processes), self.errors()
+            time.sleep(0.01)
+
+    def errors(self):
+        return [err.read_text() for _, err in self.outputs]
+
+    def end(self, timeout=TIMEOUT):
+        """Wait for all; (exit code, stdout, stderr) of each."""
+        codes = [process.wait(timeout) for process in self.processes]
+        return [(code, out.read_text(), err.read_text()) for code, (out, err) in zip(codes, self.outputs, strict=True)]
+
+    def ends_well(self):
+        results = self.end()
+        assert [code for code, _, _ in results] == [0] * len(results), results
+        return [line for _, out, _ in results for line in out.splitlines() if line.startswith("state")]
+
+
+def state(out, step):
+    with h5py.File(out / f"checkpoint_{step:06d}.h5") as file:
+        return {name: file[name][()] for name in file}
+
+
+def agrees(ours, theirs):
+    """Within float32 rounding, of numbers around 1; powers and the step are the same."""
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        np.testing.assert_allclose(value, theirs[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+# One batch in parts.
+
+PLAIN = ("--model", "plain", "--steps", 20)
+
+
+def test_two_workers_end_as_one_process_with_all_their_pictures(tmp_path, dcgan):
+    assert dcgan("--dataset", "shapes", *PLAIN, "--batch-size", 32, "--out", "one").returncode == 0
+    with Running(tmp_path, 2, *PLAIN, "--batch-size", 16) as job:
+        first, second = job.ends_well()
+        assert first == second
+    run = job.folders[0] / "run"
+    agrees(state(run, 20), state(tmp_path / "one", 20))
+    assert state(run, 20)["global_step"] == 20
+    assert not list(job.folders[1].iterdir())
+    # One process goes on with what the job has left.
+    run.rename(tmp_path / "run")
+    result = dcgan("--dataset", "shapes", "--model", "plain", "--steps", 22, "--batch-size", 32, "--out", "run")
+    assert result.returncode == 0 and "going on from step 20" in result.stdout
+
+
+@pytest.mark.parametrize("options", [(), ("--updates", "alternating")])
+def test_two_devices_end_as_one_with_all_their_pictures(options, tmp_path, dcgan):
+    run = ("--dataset", "shapes", *PLAIN, *options)
+    assert dcgan(*run, "--batch-size", 32, "--out", "one").returncode == 0
+    assert dcgan(*run, "--batch-size", 16, "--devices", 2, "--out", "two").returncode == 0
+    agrees(state(tmp_path / "two", 20), state(tmp_path / "one", 20))
+
+
+def test_two_devices_resume_to_the_same_bits(tmp_path, dcgan):
+    run = ("--dataset", "shapes", "--model", "tiny", "--devices", 2, "--batch-size", 4)
+    assert dcgan(*run, "--steps", 6, "--out", "whole").returncode == 0
+    for steps in (3, 6):
+        assert dcgan(*run, "--steps", steps, "--out", "pieces").returncode == 0
+    whole, pieces = (contents(tmp_path / name)["checkpoint_000006.h5"] for name in ("whole", "pieces"))
+    assert whole == pieces
+
+
+@pytest.mark.parametrize("options", [(), pytest.param(("--updates", "alternating"), marks=pytest.mark.long)])
+def test_classes_on_two_devices(options, tmp_path, dcgan):
+    run = ("--dataset", "shapes", "--model", "acgan32", "--batch-size", 2, "--devices", 2, "--steps", 2)
+    assert dcgan(*run, *options, "--out", "run").returncode == 0
+    everything_opens(tmp_path / "run")
+
+
+def test_every_replica_has_its_own_dropout(graph, sess):
+    import models
+
+    strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+    job = distributed.Replicated(strategy, 2, cpus=2)
+    with job.scope():
+        layer = models.SeededDropout(0.5, seed=1)
+        tf.train.get_or_create_global_step()
+        drops = job.run(lambda: layer(tf.ones((1000,)), training=True))
+    with job.session() as two:
+        two.run(tf.global_variables_initializer())
+        first, second = two.run(drops)
+    assert (first == 0).mean() == pytest.approx(0.5, abs=0.1)
+    assert ((first == 0) != (second == 0)).mean() == pytest.approx(0.5, abs=0.1)
+
+
+# In step.
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_hold_equal_weights_after_50_steps_of_the_articles_networks(workers, tmp_path):
+    with Running(tmp_path, workers, "--model", "article", "--steps", 50, "--batch-size", 4) as job:
+        states = job.ends_well()
+    assert len(states) == workers and len(set(states)) == 1
+    everything_opens(job.folders[0] / "run")
+    assert not any(list(folder.iterdir()) for folder in job.folders[1:])
+
+
+# The end of a worker, and going on.
+
+
+def test_a_worker_is_stopped_another_killed_and_the_job_ends_as_one_undisturbed(tmp_path):
+    run = ("--model", "tiny", "--batch-size", 4, "--checkpoint-every", 20, "--sample-every", 500)
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    out = folder / "worker0" / "run"
+
+    def last():
+        return step_of(training.checkpoints(out))
+
+    with Running(folder, 2, *run, "--steps", 1_000_000) as job:  # all stop when worker 1 is told to
+        job.until(lambda: last() >= 20)
+        job.processes[1].terminate()
+        results = job.end()
+    assert [code for code, _, _ in results] == [128 + signal.SIGTERM] * 2, results
+    assert [err for _, _, err in results] == ["", ""]
+    stopped = last()
+    assert f"stopped at step {stopped}, all saved" in results[0][1] and f"stopped at step {stopped}" in results[1][1]
+    losses = len(list(training.read_losses(out / "losses.csv")))
+    assert losses == stopped
+
+    for victim, left in ((1, 0), (0, 1)):
+        before = last()
+        with Running(folder, 2, *run, "--steps", 1_000_000) as job:
+            job.until(lambda before=before: last() > before)
+            job.processes[victim].kill()
+            began = time.monotonic()
+            code, _, err = job.end(timeout=60)[left]
+            took = time.monotonic() - began
+        print(f"worker {left} left {took:.1f} s after the end of worker {victim}")
+        assert code == 1 and err.count("\n") == 1
+        assert err.startswith(f"error: worker {victim} ({job.addresses[victim]}) is gone: start the job again")
+        everything_opens(out)
+        if left == 0:
+            assert err.rstrip().endswith(f"it goes on from run/checkpoint_{last():06d}.h5")
+
+    steps = str(last() + 10)
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    with Running(folder, 2, *run, "--steps", steps) as cut, Running(whole, 2, *run, "--steps", steps) as undisturbed:
+        assert cut.ends_well()[0] == undisturbed.ends_well()[0]
+    ours, theirs = contents(out), contents(whole / "worker0" / "run")
+    for name in ("losses.csv", "generator.h5", f"checkpoint_{int(steps):06d}.h5"):
+        assert ours[name] == theirs[name]
+    assert not list(cut.folders[1].iterdir())
+
+
+def test_workers_with_different_settings_are_told_which(tmp_path):
+    own = {0: ("--loss", "bce"), 1: ("--loss", "lsgan")}
+    with Running(tmp_path, 2, "--model", "plain", "--steps", 3, own=own) as job:
+        results = job.end()
+    for code, _, err in results:
+        assert code == 2
+        assert (
+            err == "error: worker 1 has loss lsgan, but worker 0 has bce: give all workers the same command and data\n"
+        )
+    assert not any(list(folder.iterdir()) for folder in job.folders)
+
+
+def test_what_worker_0_finds_wrong_ends_all_in_one_line(tmp_path, dcgan):
+    first = tmp_path / "worker0"
+    first.mkdir()
+    assert dcgan("--dataset", "shapes", "--model", "plain", "--steps", 1, "--out", first / "run").returncode == 0
+    with Running(tmp_path, 2, "--model", "plain", "--steps", 3, "--batch-size", 8) as job:
+        results = job.end()
+    for code, _, err in results:
+        assert code == 2 and err.count("\n") == 1 and "was made with batch size 32, not 16" in err
+
+
+# The watch.
+
+
+@pytest.fixture
+def silent(monkeypatch):
+    """The address of what accepts connections and never says a word, as a machine does that hangs."""
+    monkeypatch.setattr(distributed, "PROBE_EVERY", 0.1)
+    monkeypatch.setattr(distributed, "PROBE_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_worker_that_is_silent_for_long_is_gone(silent, monkeypatch):
+    monkeypatch.setattr(distributed, "GONE_SILENT", 1)
+    watch = distributed.Watch({"worker 1": silent})
+    left = []
+
+    def leave(name):
+        left.append((name, time.monotonic() - began))
+        watch.stop()
+
+    watch.leave = leave
+    began = time.monotonic()
+    watch.start()
+    watch.join(30)
+    ((name, seconds),) = left
+    assert name == "worker 1" and seconds >= 1
+
+
+def test_a_worker_that_never_comes_is_named_and_given_up(silent, monkeypatch, capfd):
+    monkeypatch.setattr(distributed, "LATE", 0.2)
+    monkeypatch.setattr(distributed, "TOO_LATE", 1)
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    with pytest.raises(command.RunError, match=rf"^worker 2 \({address}\) did not come in 1 seconds"):
+        distributed.Watch({"worker 2": address}).wait()
+    assert capfd.readouterr().out == f"waiting for worker 2 ({address}), 1 seconds at most\n"
+
+
+def test_another_process_at_the_same_address_is_not_the_same_worker():
+    servers = [tf.train.Server.create_local_server() for _ in range(2)]
+    addresses = [server.target.removeprefix("grpc://") for server in servers]
+    watch, other = (distributed.Watch({"worker 1": address}) for address in addresses)
+    watch.wait()
+    assert watch.ask() == {} and watch.ask() == {}
+    watch.calls = other.calls
+    assert watch.ask() == {"worker 1": None}
+
+
+# TF_CONFIG.
+
+ALONE = ["127.0.0.1:4000"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[1]", "is not a JSON object"),
+        ('{"cluster": [1]}', '"cluster" that is not an object'),
+        ('{"cluster": {"worker": "here:1"}}', "not a list of addresses"),
+        ('{"cluster": {"worker": ["here"]}}', "not a list of addresses"),
+        ('{"cluster": {"worker": ["here:99999"]}}', "not a list of addresses"),
+        ('{"cluster": {"worker": [7]}}', "not a list of addresses"),
+        ('{"cluster": {"worker": ["here:1"]}}', 'has no "task"'),
+        ('{"cluster": {"worker": ["here:1"]}, "task": {"type": "worker", "index": "0"}}', 'has no "task"'),
+        (config(["a:1", "a:1"], 0), "gives a:1 to two tasks"),
+        (config(ALONE, 1), "makes this worker 1, but the cluster has worker 0"),
+        (config(ALONE, -1), "makes this worker -1"),
+        (config(ALONE, 0, "chief"), "makes this chief 0"),
+        (config(ALONE, 0, "evaluator"), "makes this evaluator 0"),
+        (config(ALONE, 0, ps=["b:1"]), "has tasks of type 'ps'"),
+        (config(ALONE, 0, chief=["b:1", "c:1"]), "more than one chief"),
+    ],
+)
+def test_a_wrong_TF_CONFIG_is_one_line(text, words, dcgan, monkeypatch, tmp_path):
+    monkeypatch.setenv("TF_CONFIG", text)
+    line = bad_input(dcgan("--dataset", "shapes", "--model", "tiny"))
+    assert line.startswith("error: TF_CONFIG ") and words in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", '{"environment": "cloud", "cluster": {}}'])
+def test_without_a_cluster_a_process_is_alone(text):
+    assert distributed.task_of(text) is None
+
+
+def test_a_chief_is_the_first_worker():
+    task = distributed.task_of(config(["b:1", "c:1"], 1, chief=["a:1"]))
+    assert task.names == {"chief 0": "a:1", "worker 0": "b:1", "worker 1": "c:1"}
+    assert list(task.names).index(task.name) == 2
+
+
+def test_a_port_in_use_is_one_line(dcgan, monkeypatch, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("TF_CONFIG", config([f"127.0.0.1:{port}"], 0))
+        line = bad_input(dcgan("--dataset", "shapes", "--model", "tiny"))
+    assert line == f"error: TF_CONFIG gives worker 0 the port {port}, which it cannot have: Address already in use\n"
+
+
+def test_a_cluster_of_one(dcgan, monkeypatch, tmp_path):
+    run = ("--dataset", "shapes", "--model", "tiny", "--steps", 3, "--batch-size", 4, "--out")
+    assert dcgan(*run, "alone").returncode == 0
+    monkeypatch.setenv("TF_CONFIG", config([], 0, "chief", chief=[f"127.0.0.1:{free_ports(1)[0]}"]))
+    assert dcgan(*run, "job").returncode == 0
+    agrees(state(tmp_path / "job", 3), state(tmp_path / "alone", 3))
+
+
+@pytest.mark.parametrize("options", [("--recipe", "two-model"), ("--devices", 2)])
+def test_what_a_worker_cannot_do_is_one_line(options, dcgan, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", config(["127.0.0.1:4000"], 0))
+    assert options[0] in bad_input(dcgan("--dataset", "shapes", "--model", "tiny", *options))
