@@ -32,6 +32,10 @@ NOTE = 8192  # bytes that each worker has for a note to the others
 BLOCK = 1 << 16  # numbers of 4 bytes that are sent from worker 0 at a time
 PROBE_EVERY, PROBE_TIMEOUT = 1, 5  # seconds
 GONE_REFUSED, GONE_SILENT = 3, 30  # seconds of refused connections, or of silence, after which a worker is gone
+LOST = tuple(  # what TensorFlow raises where a peer is gone
+    getattr(tf.errors, f"{kind}Error")
+    for kind in ("Unavailable", "Aborted", "Cancelled", "DeadlineExceeded", "Internal", "Unknown")
+)
 LATE, TOO_LATE = 5, 600  # seconds at the start after which a missing worker is named, and given up
 
 
@@ -382,7 +386,7 @@ class Worker(Replicated):
         self.watch.goes_on_from = goes_on_from
         try:
             yield
-        except tf.errors.OpError as error:
+        except LOST as error:
             # Most often the end of a peer, which the watch is about to tell of.
             self.watch.join(GONE_SILENT + 2 * PROBE_TIMEOUT)
             raise RunError(f"the workers can no longer work together: {one_line(error)[:500]}") from error
