@@ -478,8 +478,8 @@ def join(devices: int | None = None, batch_size: int | None = None) -> Job:
     """What this process is: alone, several replicas, or by `TF_CONFIG` one worker of a job.
 
     devices: at most so many GPUs; where there is none, so many devices that the CPU is divided into (but not for a
-    worker, whose CPU is one). batch_size: of each replica, if threads shall be set up for it. Raises InputError where they are not there or `TF_CONFIG` is wrong, RunError where other
-    workers do not come.
+    worker, whose CPU is one). batch_size: of each replica, where threads shall be set up for it. Raises InputError
+    where the devices are not there or `TF_CONFIG` is wrong, RunError where other workers do not come.
     """
     task = task_of(os.environ.get("TF_CONFIG"))
     gpus = len(tf.config.list_physical_devices("GPU"))
