@@ -29,7 +29,7 @@ from command import InputError, RunError, one_line
 from tf1 import session_config, tf
 
 NOTE = 8192  # bytes that each worker has for a note to the others
-BLOCK = 1 << 16  # numbers of 4 bytes that are sent from worker 0 at a time
+BLOCK = 1 << 17  # numbers of 2 bytes that are sent from worker 0 at a time
 PROBE_EVERY, PROBE_TIMEOUT = 1, 5  # seconds
 GONE_REFUSED, GONE_SILENT = 3, 30  # seconds of refused connections, or of silence, after which a worker is gone
 LOST = tuple(  # what TensorFlow raises where a peer is gone
@@ -230,7 +230,6 @@ class Replicated(Job):
 
     def run(self, replica: Callable) -> tuple:
         """Build what `replica()` builds once for each replica of this process; returns what each has returned."""
-        # A list would be taken apart.
         built = self.strategy.run(lambda: _Opaque(replica()))
         return tuple(each.value for each in self.strategy.experimental_local_results(built))
 
@@ -247,6 +246,8 @@ class Replicated(Job):
 
 
 class _Opaque:
+    """What `strategy.run` hands on as it is; it would take a list apart."""
+
     def __init__(self, value):
         self.value = value
 
@@ -322,14 +323,15 @@ class Worker(Replicated):
         return tf.Session(self.server.target, config=self.config())
 
     def sum_of_blocks(self) -> tuple[tf.Tensor, tf.Tensor]:
-        block = tf.placeholder(tf.int32, (BLOCK,))
+        block = tf.placeholder(tf.float32, (BLOCK,))
         return block, self.reduced(tf.distribute.ReduceOp.SUM, block)
 
     def sum(self, sess: tf.Session, block: np.ndarray, **options) -> np.ndarray:
-        """The sum of all workers' blocks, (BLOCK,) int32."""
+        """The sum of all workers' blocks, (BLOCK,) uint16. It is taken of floats, which every device can all-reduce and
+        which hold such numbers exactly."""
         zeros = np.zeros_like(block)
         feeds = {placeholder: zeros if i else block for i, (placeholder, _) in enumerate(self.blocks)}
-        return sess.run([total for _, total in self.blocks], feeds, **options)[0]
+        return sess.run([total for _, total in self.blocks], feeds, **options)[0].astype(np.uint16)
 
     def notes(self, sess: tf.Session, note: dict) -> list[dict]:
         """What each worker says, by index."""
@@ -337,9 +339,9 @@ class Worker(Replicated):
         if len(text) > NOTE:
             raise RunError(f"a note of {len(text)} bytes to the other workers is longer than {NOTE}")
         everyone = []
-        per_block = BLOCK * 4 // NOTE
+        per_block = BLOCK * 2 // NOTE
         for first in range(0, self.workers, per_block):
-            block = np.zeros(BLOCK, np.int32)
+            block = np.zeros(BLOCK, np.uint16)
             if first <= self.index < first + per_block:
                 mine = block.view(np.uint8)[(self.index - first) * NOTE :][:NOTE]
                 mine[: len(text)] = np.frombuffer(text, np.uint8)
@@ -361,10 +363,10 @@ class Worker(Replicated):
         return self.notes(sess, {} if self.index else note)[0]
 
     def share(self, sess: tf.Session) -> None:
-        """As integers that all others add 0 to, so that not a bit changes."""
+        """As numbers that all others add 0 to, so that not a bit changes."""
         for variable in tf.global_variables():
             value = sess.run(copies(variable)[0])
-            whole = np.zeros(-(-value.nbytes // (4 * BLOCK)) * BLOCK, np.int32)
+            whole = np.zeros(-(-value.nbytes // (2 * BLOCK)) * BLOCK, np.uint16)
             if not self.index:
                 whole.view(np.uint8)[: value.nbytes] = np.frombuffer(value.tobytes(), np.uint8)
             received = np.concatenate([self.sum(sess, block) for block in whole.reshape(-1, BLOCK)])
@@ -375,7 +377,7 @@ class Worker(Replicated):
     def leave(self, sess: tf.Session) -> None:
         """Who has met all others twice may leave: at the first, all have come that far; then nobody minds the other's
         end any more; and at the second, nobody misses who has left."""
-        meeting = np.zeros(BLOCK, np.int32)
+        meeting = np.zeros(BLOCK, np.uint16)
         self.sum(sess, meeting)
         self.watch.stop()
         with contextlib.suppress(tf.errors.OpError):

@@ -161,6 +161,16 @@ def test_a_resumed_run_sees_the_same_batches(start):
         np.testing.assert_array_equal(labels, same_labels)
 
 
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_the_parts_of_workers_make_up_the_batch(workers):
+    whole = take(5, numbered(20), 6, (0, 1), seed=3, start=2)
+    parts = [take(5, numbered(20), 6, (0, 1), seed=3, start=2, part=(i, workers)) for i in range(workers)]
+    for (images, labels), *of_workers in zip(whole, *parts, strict=True):
+        assert {len(labels) for _, labels in of_workers} == {6 // workers}
+        np.testing.assert_array_equal(images, np.concatenate([images for images, _ in of_workers]))
+        np.testing.assert_array_equal(labels, np.concatenate([labels for _, labels in of_workers]))
+
+
 def test_another_seed_is_another_order():
     (_, one), (_, other) = (take(1, numbered(100), 50, (0, 1), seed=seed)[0] for seed in (1, 2))
     assert one.tolist() != other.tolist()

@@ -354,6 +354,21 @@ def test_without_a_cluster_a_process_is_alone(text):
     assert distributed.task_of(text) is None
 
 
+def test_the_readmes_job_by_hand_is_one(tmp_path):
+    """Its commands, with a `python` that shows what it was given."""
+    section = (ROOT / "README.md").read_text().split("## On more than one device\n")[1].split("\n## ")[0]
+    assert len(section.splitlines()) < 30
+    shown = tmp_path / "python"
+    shown.write_text('#!/bin/sh\nprintf "%s\\n" "$TF_CONFIG"\n')
+    shown.chmod(0o700)
+    program = section.split("```bash\n")[1].split("```")[0] + "wait\n"
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    result = subprocess.run(["bash", "-c", program], env={"PATH": path}, capture_output=True, text=True, check=True)
+    tasks = [distributed.task_of(line) for line in result.stdout.splitlines()]
+    assert sorted(task.name for task in tasks) == ["worker 0", "worker 1"]
+    assert tasks[0].cluster == tasks[1].cluster
+
+
 def test_a_chief_is_the_first_worker():
     task = distributed.task_of(config(["b:1", "c:1"], 1, chief=["a:1"]))
     assert task.names == {"chief 0": "a:1", "worker 0": "b:1", "worker 1": "c:1"}
