@@ -733,6 +733,7 @@ def in_jobs(most: int, batch_size: int, steps: int, rounds: int) -> list[dict]:
                 for what, each in seconds.items():
                     each.append(sum(answer["seconds"] for answer in ask(what, steps)) / count)
             traced = ask(IN_ALL_REDUCE, steps)[0]["all_reduces"]
+            sizes = sorted({size for size, _ in traced})
         finally:
             for worker in workers:  # they leave together
                 worker.process.stdin.close()
@@ -747,6 +748,7 @@ def in_jobs(most: int, batch_size: int, steps: int, rounds: int) -> list[dict]:
                 "alone_ms": spread(1000 * each for each in seconds[ALONE]),
                 "job_ms": spread(1000 * each for each in seconds[JOB]),
                 "cost_ms": spread(1000 * (j - a) for j, a in zip(seconds[JOB], seconds[ALONE], strict=True)),
+                "all_reduces_ms": {n: 1000 * median(each for size, each in traced if size == n) for n in sizes},
                 "all_reduces_per_step": len(traced) / steps,
                 "bytes_per_step": sum(size for size, _ in traced) / steps,
                 "in_all_reduce_ms": 1000 * sum(each for _, each in traced) / steps,

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 from conftest import ROOT, bad_input
@@ -80,6 +81,55 @@ def test_quick_measures_everything_and_prints_a_table(run_command, tmp_path):
     assert report["first_step_seconds"] > 0
     for label in ("the article's step", "two-model, TF1 graph mode, stock layers", "the floor", "peak memory"):
         assert label in result.stdout
+
+
+def test_quick_measures_jobs_of_one_and_two_processes(run_command, tmp_path):
+    result = run_command("reproduce/benchmark.py", "--quick", "--workers", 2, "--json", "b.json", PYTHONPATH=str(ROOT))
+    assert result.returncode == 0, result.stderr
+    one, two = json.loads((tmp_path / "b.json").read_text())["jobs"]
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert (one["bytes_per_step"], two["bytes_per_step"]) == (0, sum(REDUCED))
+    assert [*map(int, two["all_reduces_ms"])] == sorted(REDUCED) and two["all_reduces_per_step"] == len(REDUCED)
+    assert two["in_all_reduce_ms"] > 0 and two["reduce_one_ms"]["min"] > 0
+    assert f"{sum(REDUCED):,}" in result.stdout
+
+
+# D's gradients, G's gradients, and the moving averages with both losses and the wish to stop: float32.
+REDUCED = [4 * 395_405, 4 * 696_507, 4 * (720 + 672 + 3)]
+
+
+def ring_seconds(replicas, latency, bandwidth):
+    """What docs/scaling.md says of the three all-reduces of a step."""
+    rounds = 2 * (replicas - 1)
+    return sum(rounds * latency + rounds / replicas * size / bandwidth for size in REDUCED)
+
+
+def rows(page, first):
+    """The cells of a Markdown table of docs/scaling.md, found by the beginning of its head."""
+    lines = page[page.index(first) :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_what_the_page_on_scaling_works_out_follows_from_its_figures():
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    reduced = [int(cells[2].replace(",", "")) for cells in rows(page, "| all-reduce |")]
+    assert reduced == [*REDUCED, sum(REDUCED)]
+    links = {}
+    for name, gbytes, microseconds, _ in rows(page, "| link |"):
+        links[name] = float(microseconds) * 1e-6, float(gbytes) * 1e9
+    launch, picture = 924 * 5e-6, 147e6 / 3e12
+    for name in ("924 operations", "5 µs", "147 million", "3 TFLOP/s"):
+        assert name in page
+    worked_out = rows(page, "| replicas |")
+    assert {cells[1] for cells in worked_out} == links.keys()
+    for replicas, name, milliseconds, share32, share128, hidden in worked_out:
+        seconds = ring_seconds(int(replicas), *links[name])
+        assert float(milliseconds) == pytest.approx(1000 * seconds, abs=0.005)
+        for share, size in ((share32, 32), (share128, 128)):
+            step = launch + size * picture
+            assert share == f"{100 * step / (step + seconds):.0f}%"
+        needed = max(1, (9 * seconds - launch) / picture)
+        assert int(hidden.replace(",", "")) == math.ceil(needed)
 
 
 @pytest.mark.parametrize(
