@@ -130,6 +130,9 @@ class Conv2D(keras.layers.Conv2D):
             return super().convolution_op(inputs, kernel)
         if self.dilation_rate != (1, 1):
             return super().convolution_op(inputs, kernel)
+        if shape[:2] == (1, 1) and self.kernel_size == tuple(inputs.shape[1:3]):  # all of the picture meets all taps
+            weights = tf.reshape(kernel, (-1, self.filters))
+            return tf.reshape(tf.matmul(tf.reshape(inputs, (-1, weights.shape[0])), weights), (-1, *shape))
         rows, columns = (
             _windows(size, length, stride, self.padding)
             for size, length, stride in zip(inputs.shape[1:3], self.kernel_size, self.strides, strict=True)
