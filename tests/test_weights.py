@@ -208,7 +208,7 @@ def mutations(draw, content):
 
 
 @pytest.mark.parametrize(
-    "examples", [20, pytest.param(int(os.environ.get("FUZZ_EXAMPLES", "5000")), marks=pytest.mark.long)]
+    "examples", [20, pytest.param(int(os.environ.get("FUZZ_EXAMPLES", "1000")), marks=pytest.mark.long)]
 )
 def test_fuzz_the_reader(examples, tmp_path):
     with tf.Graph().as_default(), tf.Session():
