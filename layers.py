@@ -1,11 +1,12 @@
 """Layers that compute what stock Keras layers do, faster on a CPU, and the article's own layer.
 
 `Conv2D` and `Conv2DTranspose` have the weights, names and configuration of the stock layers, so weight files are
-interchangeable; where a shortcut does not apply, the stock code runs. The two reasons, on oneDNN with AVX-512:
+interchangeable; where a shortcut does not apply, the stock code runs. The three reasons, on oneDNN with AVX-512:
 
 - A convolution fills the 16 lanes of a register with its output channels, so a picture of 3 channels wastes 13 of them.
   `to_few_channels` computes the 3 channels of 2x2 pixels at once.
 - A convolution over one or a few pixels is all border and preparation; a matrix product is not.
+- Batch normalization has a slow way for channels that do not fill the lanes.
 
 What each gave is in reproduce/benchmarks.md. Shapes in comments leave out the batch.
 """
