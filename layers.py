@@ -127,9 +127,8 @@ class Conv2D(keras.layers.Conv2D):
         if _has_few_channels(self, inputs, inputs.shape[-1], stride=2):
             return _features_from_picture(inputs, kernel)
         shape = tuple(self.compute_output_shape(inputs.shape)[1:])
-        if self.data_format != "channels_last" or self.groups > 1 or None in shape or shape[0] * shape[1] > 4:
-            return super().convolution_op(inputs, kernel)
-        if self.dilation_rate != (1, 1):
+        plain = self.data_format == "channels_last" and self.groups == 1 and self.dilation_rate == (1, 1)
+        if not plain or None in shape or shape[0] * shape[1] > 4:
             return super().convolution_op(inputs, kernel)
         if shape[:2] == (1, 1) and self.kernel_size == tuple(inputs.shape[1:3]):  # all of the picture meets all taps
             weights = tf.reshape(kernel, (-1, self.filters))
@@ -172,8 +171,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None):
         """inputs (batch, height, width, channels)."""
-        channels, pixels = inputs.shape[-1], math.prod(inputs.shape[1:-1]) if inputs.shape.ndims == 4 else None
-        if self.axis not in ([3], 3) or channels % 16 == 0 or not pixels or pixels % 4:
+        *sizes, channels = inputs.shape[1:]
+        pixels = 0 if None in sizes else math.prod(sizes)
+        if len(sizes) != 2 or self.axis not in ([3], 3) or channels % 16 == 0 or not pixels or pixels % 4:
             return super().call(inputs, training=training)
         # Where lanes stay empty, oneDNN is slow on large pictures. Which one a pixel belongs to does not matter.
         outputs = super().call(tf.reshape(inputs, (-1, 4, 1, channels)), training=training)

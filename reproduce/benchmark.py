@@ -522,6 +522,11 @@ def spread(values: Iterator[float]) -> dict[str, float]:
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
+def of(spread: dict[str, float], digits: int = 2) -> str:
+    """What `spread` gives, as a table shows it."""
+    return f"{spread['median']:.{digits}f} ({spread['min']:.{digits}f} to {spread['max']:.{digits}f})"
+
+
 def summary(times: dict[str, list[float]], flop: int) -> tuple[dict, dict]:
     """(results by variant, the floor) from seconds per step. A ratio says how many times as fast the article's step is,
     in each round."""
@@ -761,18 +766,14 @@ def in_jobs(most: int, batch_size: int, steps: int, rounds: int) -> list[dict]:
 
 def jobs_table(rows: list[dict]) -> str:
     """As Markdown."""
-
-    def of(values, digits=1):
-        return f"{values['median']:.{digits}f} ({values['min']:.{digits}f} to {values['max']:.{digits}f})"
-
     head = ["processes", "steps/s", "images/s", "ms per step", "each for itself", "difference", "in all-reduce"]
     head += ["all-reduces per step", "bytes per step", "an all-reduce of 1 number", "of all gradients"]
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     for row in rows:
-        cells = [str(row["processes"]), of(row["steps_per_second"]), of(row["images_per_second"], 0)]
-        cells += [of(row[name]) for name in ("job_ms", "alone_ms", "cost_ms")] + [f"{row['in_all_reduce_ms']:.1f}"]
+        cells = [str(row["processes"]), of(row["steps_per_second"], 1), of(row["images_per_second"], 0)]
+        cells += [of(row[name], 1) for name in ("job_ms", "alone_ms", "cost_ms")] + [f"{row['in_all_reduce_ms']:.1f}"]
         cells += [f"{row['all_reduces_per_step']:g}", f"{row['bytes_per_step']:,.0f}"]
-        cells += [of(row["reduce_one_ms"], 2), of(row["reduce_all_ms"])]
+        cells += [of(row["reduce_one_ms"], 2), of(row["reduce_all_ms"], 1)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -827,9 +828,6 @@ def machine() -> dict:
 
 def table(report: dict) -> str:
     """The report as Markdown tables."""
-
-    def of(values, digits=2):
-        return f"{values['median']:.{digits}f} ({values['min']:.{digits}f} to {values['max']:.{digits}f})"
 
     sizes = list(report["results"])
     lines = ["| | " + " | ".join(f"batch {n}: steps/s | speed of the article's step over it" for n in sizes) + " |"]
