@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from conftest import ROOT, SHARED, bad_input
+from conftest import ROOT, bad_input
 from PIL import Image
 from test_training import EVERY_FEW, SHORT, same_bits, state
 
@@ -15,8 +15,6 @@ from command import InputError
 from dcgan_keras import LOSSES, article_losses, class_loss, gan, log_eps
 from reproduce.benchmark import Fetches
 from tf1 import keras, tf
-
-RECORDING = SHARED / "golden" / "original_seed1.npz"
 
 
 def ancestors(fetches):
@@ -338,77 +336,6 @@ def test_two_runs_are_equal_to_the_last_bit():
     ]
     assert len(runs[0]) == 65
     assert runs[0] == runs[1]
-
-
-# Parity with a recording of the author's program (TensorFlow 1.0.1, Keras 1.2.2, CPU).
-
-
-@pytest.fixture(scope="module")
-def recording():
-    if not RECORDING.exists():
-        pytest.skip("the recording of the author's program is not here: ../shared/golden/original_seed1.npz")
-    return np.load(RECORDING)
-
-
-@pytest.fixture(scope="module")
-def replay(recording):
-    """The losses of 20 steps on what the recording was fed, and all weights after the first, by network."""
-    with tf.Graph().as_default(), tf.Session() as sess:
-        keras.backend.set_session(sess)
-        networks = {"g": models.article_generator(), "d": models.article_discriminator()}
-        gan_feed = gan(networks["g"], networks["d"], batch_size=len(recording["images"][0]))
-        sess.run(tf.global_variables_initializer())
-        for name, network in networks.items():
-            network.set_weights(recorded(recording, name, "init"))
-        losses = []
-        for step, (images, noise) in enumerate(zip(recording["images"], recording["z"], strict=True)):
-            losses.append(gan_feed(sess, np.float32(images) / 255 - np.float32(0.5), noise))
-            if step == 0:
-                weights = {name: network.get_weights() for name, network in networks.items()}
-        samples = networks["g"].predict(recording["sample_z"])
-    return np.array(losses), weights, samples
-
-
-def recorded(recording, network, moment):
-    weights = [recording[key] for key in sorted(recording) if key.startswith(f"{network}_{moment}_")]
-    if network == "g":  # Keras 1 has (rows, columns, in, out) for transposed convolutions, Keras 2 (..., out, in)
-        weights = [weight.swapaxes(2, 3) if weight.ndim == 4 else weight for weight in weights]
-    return weights
-
-
-def kinds(network):
-    """What each array of get_weights() is, layer by layer."""
-    normalized = ["kernel", "bias", "gamma", "beta", "mean", "variance"]
-    plain = ["kernel", "bias"]
-    return normalized * 4 + plain if network == "g" else plain + normalized * 3 + plain
-
-
-def test_losses_agree_with_the_recording(recording, replay):
-    error = np.abs(replay[0] / recording["losses"] - 1).max(axis=1)
-    assert error[0] < 1e-6
-    assert error[1] < 1e-4
-    assert error[2:10].max() < 1e-2
-
-
-def test_weights_after_one_step_agree_with_the_recording(recording, replay):
-    errors = {network: {} for network in "gd"}
-    for network, by_kind in errors.items():
-        theirs = recorded(recording, network, "step1")
-        for kind, our, their in zip(kinds(network), replay[1][network], theirs, strict=True):
-            by_kind.setdefault(kind, []).append(np.abs(our - their).ravel())
-    errors = {network: {kind: np.concatenate(e) for kind, e in kinds.items()} for network, kinds in errors.items()}
-    for kind in ("kernel", "gamma", "beta"):
-        assert errors["d"][kind].max() < 1e-5, kind
-        assert errors["g"][kind].max() < 2.4e-4, kind  # Adam may turn a gradient of about zero the other way
-    assert np.concatenate([errors["g"][kind] for kind in ("kernel", "gamma", "beta")]).mean() < 1e-6
-    for network in "gd":
-        assert errors[network]["mean"].max() < 1e-5
-        assert errors[network]["variance"].max() < 1e-3  # unbiased here, biased in Keras 1
-
-
-def test_samples_after_twenty_steps_agree_with_the_recording(recording, replay):
-    assert replay[2].shape == recording["samples_step20"].shape
-    assert np.abs(replay[2] - recording["samples_step20"]).mean() < 0.01
 
 
 # The command's settings.
