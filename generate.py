@@ -9,7 +9,6 @@ Every sample has a seed, and seed k always stands for the same noise, so a tile 
 
 import argparse
 import contextlib
-import hashlib
 import itertools
 import shutil
 import sys
@@ -20,24 +19,15 @@ import numpy as np
 from PIL import Image
 
 import command
-import data
 import models
 import pictures
-import weights
 from command import InputError, RunError
 from tf1 import keras, session_config, tf
+from trained import Generator, digest, load_generator, noise_of, to_uint8
 
-BATCH = 64
 MOST_SEEDS = 10_000
+MOST_FRAMES = 2000  # of a walk: its strip has them all, 100 MB of 128x128 pixels
 LARGEST = 2048  # pixels, of --size: about 2 GB of memory
-
-
-# The latent space.
-
-
-def noise_of(seed: int, shape: tuple[int, ...]) -> np.ndarray:
-    """The noise that a seed stands for: `shape` float32, standard normal."""
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
 def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
@@ -57,77 +47,6 @@ def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
     return mixed.astype(np.float32)
 
 
-# The generator.
-
-
-class Generator:
-    """A trained G: latent vectors in, uint8 pictures out, as in use: moving averages, no dropout.
-
-    model: a Keras model of latent -> picture, or of (class, latent) -> picture. pixels: the values of black and white.
-    """
-
-    def __init__(self, name: str, model: keras.Model, pixels: tuple[float, float]):
-        self.name, self.model, self.pixels = name, model, pixels
-        self.inputs = [tf.placeholder(tensor.dtype, tensor.shape) for tensor in model.inputs]
-        self.latent = tuple(self.inputs[-1].shape.as_list()[1:])
-        self.output = model(self.inputs if len(self.inputs) > 1 else self.inputs[0], training=False)
-
-    @property
-    def classes(self) -> int:
-        """How many classes it knows; 0 for one that takes noise alone."""
-        embeddings = [layer for layer in self.model.layers if isinstance(layer, keras.layers.Embedding)]
-        return embeddings[0].input_dim if len(self.inputs) == 2 and embeddings else 0
-
-    def noise(self, seeds: Sequence[int]) -> np.ndarray:
-        """(number, *latent) float32."""
-        return np.stack([noise_of(seed, self.latent) for seed in seeds])
-
-    def pictures(self, latents: np.ndarray, label: int | Sequence[int] = 0) -> np.ndarray:
-        """(number, *latent) -> (number, height, width, channels) uint8. label: the class, one for all or one each."""
-        labels = np.broadcast_to(np.asarray(label, np.int32).reshape(-1, 1), (len(latents), 1))
-        sess = keras.backend.get_session()
-        images = []
-        for i in range(0, len(latents), BATCH):
-            values = [labels[i : i + BATCH], latents[i : i + BATCH]][-len(self.inputs) :]
-            made = sess.run(self.output, dict(zip(self.inputs, values, strict=True)))
-            images.append(to_uint8(made, self.pixels))
-        return np.concatenate(images)
-
-
-def to_uint8(images: np.ndarray, pixels: tuple[float, float]) -> np.ndarray:
-    if not np.isfinite(images).all():
-        raise InputError("these weights make pictures that are not numbers (NaN or infinity)")
-    return data.unscale(images, pixels)
-
-
-def load_generator(path: Path, name: str | None = None) -> Generator:
-    """The generator whose weights are in `path`, in the default graph: of model `name`, or of the one they fit.
-
-    Raises `InputError` when they fit none, or several that mean different pixels by the same numbers.
-    """
-    layers = weights.read(path)
-    differences = {}
-    for candidate in [name] if name else models.MODELS:
-        with tf.Graph().as_default():
-            differences[candidate] = weights.mismatch(build(models.MODELS[candidate], layers), layers)
-    fitting = [candidate for candidate, difference in differences.items() if difference is None]
-    if not fitting:
-        reasons = "; ".join(f"{candidate}: {difference}" for candidate, difference in differences.items())
-        raise InputError(f"{path} does not have the weights of {'this model' if name else 'any model'}: {reasons}")
-    if len({models.MODELS[candidate].pixels for candidate in fitting}) > 1:
-        raise InputError(f"{path} fits several models: say which it is of with --model {' or '.join(fitting)}")
-    pair = models.MODELS[fitting[0]]
-    model = build(pair, layers)
-    weights.set_weights(model, layers)
-    return Generator(fitting[0], model, pair.pixels)
-
-
-def build(pair: models.Pair, layers: list[weights.LayerWeights]) -> keras.Model:
-    """The generator of a pair, with as many classes, if it has them, as the first matrix of the weights has rows."""
-    matrices = [array for layer in layers for array in layer.arrays if array.ndim == 2]
-    return pair.generator(len(matrices[0])) if pair.with_classes and matrices else pair.generator()
-
-
 # What can be made. Each command returns the files it wrote.
 
 
@@ -136,7 +55,8 @@ def grid(generator: Generator, arguments) -> list[Path]:
     scale = pictures.scale_for(images.shape[1])
     if arguments.numbers:
         images, scale = pictures.numbered(images, arguments.seeds, scale), 1
-    picture = pictures.grid(images, arguments.columns, scale)
+    columns = arguments.columns and min(arguments.columns, len(images))
+    picture = pictures.grid(images, columns, scale)
     return [save(picture, arguments.out, generator, arguments)]
 
 
@@ -154,15 +74,18 @@ def walk(generator: Generator, arguments) -> list[Path]:
     if arguments.loop:
         points = np.concatenate([points, points[:1]])
     if len(points) < 2:
-        raise InputError("a walk needs two --seeds at least")
+        raise InputError("a walk needs at least two --seeds")
+    if (len(points) - 1) * arguments.frames > MOST_FRAMES:
+        raise InputError(f"a walk has at most {MOST_FRAMES} frames: take fewer --frames or --seeds")
     steps = np.linspace(0, 1, arguments.frames)
     latents = [slerp(a, b, t) for a, b in itertools.pairwise(points) for t in steps]
     images = generator.pictures(np.stack(latents), arguments.label)
     scale = pictures.scale_for(images.shape[1])
     strip = save(pictures.grid(images, arguments.frames, scale), arguments.out, generator, arguments)
-    last_of_all = not arguments.loop  # a loop ends where it begins; else the joints alone are in the strip twice
-    kept = [i for i in range(len(images)) if (i + 1) % arguments.frames or (last_of_all and i + 1 == len(images))]
-    frames = [pictures.grid(images[i : i + 1], scale=4 * scale) for i in kept]
+    # The end of each leg is the beginning of the next; only the very last picture, unless in a loop, is not shown yet.
+    last_of_all = not arguments.loop
+    kept = (i for i in range(len(images)) if (i + 1) % arguments.frames or (last_of_all and i + 1 == len(images)))
+    frames = (pictures.grid(images[i : i + 1], scale=4 * scale) for i in kept)  # one at a time in memory
     film = arguments.out.with_suffix(".gif")
     pictures.save_gif(frames, film, milliseconds=100, last=1000 if last_of_all else 100)
     return [strip, film]
@@ -187,14 +110,14 @@ def arithmetic(generator: Generator, arguments) -> list[Path]:
 
 
 def classes(generator: Generator, arguments) -> list[Path]:
-    """A row for each class, a column for each seed."""
+    """A row for each class with its name, a column for each seed."""
     number = generator.classes
     if not number:
-        raise InputError(f"{generator.name} does not know classes: `classes` is for class-conditional models")
+        raise InputError(f"{generator.name} has no classes: `classes` is for class-conditional models")
     latents = generator.noise(arguments.seeds)
     labels = np.repeat(np.arange(number), len(latents))
     images = generator.pictures(np.tile(latents, (number, *[1] * (latents.ndim - 1))), labels)
-    picture = pictures.grid(images, len(latents), pictures.scale_for(images.shape[1]))
+    picture = pictures.named_rows(images, generator.names, len(latents), pictures.scale_for(images.shape[1]))
     return [save(picture, arguments.out, generator, arguments)]
 
 
@@ -282,7 +205,7 @@ def export(generator: Generator, arguments) -> list[Path]:
     with new_folder(arguments.out) as partial:
         try:
             tf.saved_model.simple_save(keras.backend.get_session(), str(partial), inputs, outputs)
-        except tf.errors.OpError as error:  # a full disk: what Python tells by an OSError, TensorFlow tells by this
+        except tf.errors.OpError as error:  # a full disk is an OSError in Python, but this in TensorFlow
             raise RunError(f"--out {arguments.out} could not be written: {error.message}") from error
     return [arguments.out]
 
@@ -291,7 +214,7 @@ def export(generator: Generator, arguments) -> list[Path]:
 def new_folder(path: Path) -> Iterator[Path]:
     """Give a folder's name beside `path` to write to, which takes the name `path` when all went well."""
     if path.exists():
-        raise InputError(f"{path} is there already: give another --out")
+        raise InputError(f"{path} exists already: give another --out")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{path.name}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -308,8 +231,7 @@ def save(picture: Image.Image, path: Path, generator: Generator, arguments, seed
     settings = {name: value for name, value in vars(arguments).items() if name in SETTINGS and value is not None}
     if not generator.classes:
         settings.pop("label", None)
-    digest = hashlib.sha256(arguments.weights.read_bytes()).hexdigest()
-    settings |= {"model": generator.name, "weights": f"{arguments.weights.name} sha256 {digest}"}
+    settings |= {"model": generator.name, "weights": arguments.digest}
     if seeds:
         settings["seeds"] = seeds
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -329,10 +251,10 @@ def seeds(text: str) -> list[int]:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not (first.isdecimal() and (last.isdecimal() or not dash)):
-            raise argparse.ArgumentTypeError(f"{text!r} are no seeds, which look like 0-63 or 3,7,12")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds, such as 0-63 or 3,7,12")
         last = last or first
         if max(len(first), len(last)) > 18 or int(last) < int(first):
-            raise argparse.ArgumentTypeError(f"{part!r} is no range of seeds")
+            raise argparse.ArgumentTypeError(f"{part!r} is not a range of seeds")
         if int(last) - int(first) + len(numbers) >= MOST_SEEDS:
             raise argparse.ArgumentTypeError(f"these are more than {MOST_SEEDS} seeds")
         numbers += range(int(first), int(last) + 1)
@@ -343,7 +265,7 @@ def size(text: str) -> tuple[int, int]:
     """An argparse type: "96" or "64x96" as (height, width)."""
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() and len(side) < 9 and 0 < int(side) <= LARGEST for side in sides):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size up to {LARGEST}, which looks like 96 or 64x96")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size of at most {LARGEST}, such as 96 or 64x96")
     return int(sides[0]), int(sides[-1])
 
 
@@ -360,7 +282,7 @@ def parse(given: Sequence[str] | None = None):
         sub = commands.add_parser(function.__name__, help=what, description=what[0].upper() + what[1:] + ".")
         sub.set_defaults(function=function, label=0)
         sub.add_argument("--weights", type=Path, required=True, metavar="FILE", help="a generator's weights (.h5)")
-        sub.add_argument("--model", choices=models.MODELS, help="default: the one that the weights fit")
+        sub.add_argument("--model", choices=models.MODELS, help="default: the run's, or that which the weights fit")
         sub.add_argument("--out", type=Path, default=Path("samples/generated", out), help=help_out)
         return sub.add_argument
 
@@ -383,7 +305,7 @@ def parse(given: Sequence[str] | None = None):
     add = add_command(walk, "a walk from sample to sample, as a strip and as a GIF beside it", "walk.png")
     add_seeds(add, "0-3")
     add_class(add)
-    add("--frames", type=command.at_least(2), default=12, metavar="N", help="from one to the next (%(default)s)")
+    add("--frames", type=command.at_least(2), default=12, metavar="N", help="from sample to sample (%(default)s)")
     add("--loop", action="store_true", help="come back to the first")
 
     add = add_command(arithmetic, "mean of some samples - mean of others + mean of others", "arithmetic.png")
@@ -392,7 +314,7 @@ def parse(given: Sequence[str] | None = None):
         add(f"--{name}", type=seeds, required=True, metavar="LIST", help=text)
     add_class(add)
 
-    add = add_command(classes, "a row of samples for each class, from a class-conditional model", "classes.png")
+    add = add_command(classes, "a row of samples for each class, with its name", "classes.png")
     add_seeds(add, "0-9")
 
     add = add_command(larger, "a larger picture, from a fully convolutional model", "larger.png")
@@ -407,11 +329,12 @@ def parse(given: Sequence[str] | None = None):
 
 def main(given: Sequence[str] | None = None) -> None:
     arguments = parse(given)
-    if arguments.out.suffix != ".png" and arguments.function not in (single, export):
+    if arguments.out.suffix.lower() != ".png" and arguments.function not in (single, export):
         raise InputError(f"--out {arguments.out} is a picture: give it a name that ends in .png")
     with tf.Session(config=session_config()) as sess:
         keras.backend.set_session(sess)
         generator = load_generator(arguments.weights, arguments.model)
+        arguments.digest = digest(arguments.weights)
         if arguments.label and arguments.label >= generator.classes:
             raise InputError(
                 f"{generator.name} has {generator.classes} classes, counted from 0: no --class {arguments.label}"

@@ -1,6 +1,11 @@
-"""Pictures of samples: grids, perhaps numbered, and GIFs. All arrays are uint8, (number, height, width, channels)."""
+"""Pictures of samples: grids, with numbers or names where asked, and GIFs.
 
-from collections.abc import Sequence
+All arrays are uint8, (number, height, width, channels).
+"""
+
+import io
+import struct
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +48,21 @@ def numbered(images: np.ndarray, numbers: Sequence[int], scale: int = 1) -> np.n
     return np.stack(tiles)
 
 
+def named_rows(images: np.ndarray, names: Sequence[str], columns: int, scale: int = 1) -> Image.Image:
+    """A grid whose rows have their names to the left, white on black; names are cut after 24 characters."""
+    picture = grid(images, columns, scale)
+    names = [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
+    draw = ImageDraw.Draw(picture)
+    margin = 12 + int(max(draw.textlength(name, font_size=13) for name in names))
+    canvas = Image.new(picture.mode, (margin + picture.width, picture.height))
+    canvas.paste(picture, (margin, 0))
+    draw, row = ImageDraw.Draw(canvas), (images.shape[1] + 1) * scale
+    for number, name in enumerate(names):
+        place = margin - 6, number * row + images.shape[1] * scale // 2
+        draw.text(place, name, fill="white", anchor="rm", font_size=13)
+    return canvas
+
+
 def enlarged(images: np.ndarray, scale: int) -> np.ndarray:
     """Every pixel as a square of `scale` x `scale` pixels."""
     return images.repeat(scale, axis=1).repeat(scale, axis=2)
@@ -57,10 +77,37 @@ def save_png(picture: Image.Image, path: Path, settings: dict[str, object] | Non
         picture.save(beside, pnginfo=text)
 
 
-def save_gif(frames: Sequence[Path | Image.Image], path: Path, milliseconds: int = 150, last: int = 2000) -> None:
-    """Make an endless GIF of these pictures, or of those in these files, in their order; the last one stays longer."""
-    opened = (frame if isinstance(frame, Image.Image) else Image.open(frame) for frame in frames)
-    pictures = (frame.quantize(128) for frame in opened)
-    durations = [milliseconds] * (len(frames) - 1) + [last]
-    with replacing(path) as beside:
-        next(pictures).save(beside, save_all=True, append_images=pictures, duration=durations, loop=0, optimize=True)
+def save_gif(frames: Iterable[Path | Image.Image], path: Path, milliseconds: int = 150, last: int = 2000) -> None:
+    """Make an endless GIF of these pictures, or of those in these files, in their order; the last one stays longer.
+
+    Every frame is written as it comes, so one at a time is in memory. All have the size of the first; there is one at
+    least. Source of the format: GIF89a, CompuServe 1990, sections 17 to 27, and Netscape's extension for the loop.
+    """
+    with replacing(path) as beside, open(beside, "wb") as file:
+        waiting = None  # a frame's time depends on whether another follows
+        for frame in frames:
+            picture = frame if isinstance(frame, Image.Image) else Image.open(frame)
+            if waiting is None:
+                file.write(b"GIF89a" + struct.pack("<HH3x", *picture.size))
+                file.write(b"\x21\xff\x0bNETSCAPE2.0\x03\x01\0\0\0")  # again and again
+            else:
+                file.write(_gif_frame(waiting, milliseconds))
+            waiting = picture
+        file.write(_gif_frame(waiting, last) + b"\x3b")
+
+
+def _gif_frame(picture: Image.Image, milliseconds: int) -> bytes:
+    """One frame of a GIF, with a palette of its own: cut out of what Pillow makes of the picture alone."""
+    encoded = io.BytesIO()
+    picture.quantize(128).save(encoded, "GIF", optimize=True, interlace=False)
+    content = encoded.getvalue()
+    depth = content[10] & 7
+    at = 13 + 3 * 2 ** (depth + 1)  # header and screen are 13 bytes, then comes the palette
+    palette = content[13:at]
+    while content[at] == 0x21:  # extensions: two bytes, and parts that begin with their length
+        at += 2
+        while content[at]:
+            at += 1 + content[at]
+        at += 1
+    control = b"\x21\xf9\x04\x04" + struct.pack("<H2x", milliseconds // 10)
+    return control + content[at : at + 9] + bytes([0x80 | depth]) + palette + content[at + 10 : -1]

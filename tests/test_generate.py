@@ -2,10 +2,12 @@
 
 import argparse
 import functools
+import gc
 import os
 import subprocess
 import sys
 import tempfile
+import weakref
 from pathlib import Path
 
 import h5py
@@ -17,6 +19,8 @@ from test_weights import filled
 
 import generate
 import models
+import pictures
+import trained
 from tf1 import keras, tf
 
 layers = keras.layers
@@ -75,14 +79,14 @@ def weights(tmp_path):
 
     def write(name, build=None):
         path = tmp_path / f"{name}.h5"
-        path.write_bytes(trained(build or GENERATORS[name]))
+        path.write_bytes(weights_file(build or GENERATORS[name]))
         return path
 
     return write
 
 
 @functools.cache
-def trained(build):
+def weights_file(build):
     """The file of a model's weights that make pictures of some contrast."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "w.h5")
@@ -127,7 +131,7 @@ def test_slerp_goes_along_the_sphere_at_even_speed():
 
 
 def test_slerp_of_a_grid_of_noise_starts_and_ends_exactly():
-    a, b = generate.noise_of(1, (2, 3, 4)), generate.noise_of(2, (2, 3, 4))
+    a, b = trained.noise_of(1, (2, 3, 4)), trained.noise_of(2, (2, 3, 4))
     np.testing.assert_array_equal(generate.slerp(a, b, 0), a)
     np.testing.assert_array_equal(generate.slerp(a, b, 1), b)
 
@@ -140,7 +144,7 @@ def test_slerp_of_parallel_vectors_is_linear(factor):
 
 def test_a_seed_always_stands_for_the_same_noise():
     np.testing.assert_array_equal(
-        generate.noise_of(7, (5,)), np.random.default_rng(7).standard_normal(5, dtype=np.float32)
+        trained.noise_of(7, (5,)), np.random.default_rng(7).standard_normal(5, dtype=np.float32)
     )
 
 
@@ -212,6 +216,36 @@ def test_a_walk_goes_from_seed_to_seed(run, weights, tmp_path):
         assert film.n_frames == 12
 
 
+def test_a_walk_holds_few_of_its_frames_at_a_time(run, weights, monkeypatch):
+    """An enlarged frame of a 200x200 picture is 2 MB; all of a long walk would fill the memory."""
+    made_so_far, alive = [], []
+    grid = pictures.grid
+
+    def counted(*arguments, **options):
+        picture = grid(*arguments, **options)
+        made_so_far.append(weakref.ref(picture))
+        gc.collect()
+        alive.append(sum(reference() is not None for reference in made_so_far))
+        return picture
+
+    monkeypatch.setattr(pictures, "grid", counted)
+    assert run("walk", "--weights", weights("dense"), "--seeds", "1,2", "--frames", "30").returncode == 0
+    assert len(alive) == 31 and max(alive) < 5
+
+
+def test_the_weights_are_hashed_once(run, weights, monkeypatch):
+    path, read = weights("dense"), []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self) or read_bytes(self))
+    assert run("single", "--weights", path, "--seeds", "0-4").returncode == 0
+    assert read.count(path) == 1
+
+
+def test_a_suffix_in_capitals_is_a_picture_too(run, weights, tmp_path):
+    picture = made(run("walk", "--weights", weights("dense"), "--seeds", "1,2", "--out", "g.PNG"))
+    assert picture.any() and (tmp_path / "g.gif").exists()
+
+
 def test_arithmetic_adds_up_as_the_means_of_the_noise_do(run, weights):
     path = weights("dense")
     picture = made(
@@ -229,7 +263,9 @@ def test_arithmetic_adds_up_as_the_means_of_the_noise_do(run, weights):
 def test_classes_are_rows(run, weights):
     path = weights("conditional")
     picture = made(run("classes", "--weights", path, "--seeds", "0-4"))
+    names, picture = np.split(picture, [-(5 * 80 - 16)], axis=1)
     assert picture.shape[:2] == (CLASSES * 80 - 16, 5 * 80 - 16)
+    assert [names[label * 80 : label * 80 + 64].max() > 200 for label in range(CLASSES)] == [True] * CLASSES
     for label in range(CLASSES):
         row = made(run("grid", "--weights", path, "--seeds", "0-4", "--columns", "5", "--class", label))
         np.testing.assert_array_equal(picture[label * 80 : label * 80 + 64], row)
@@ -257,9 +293,9 @@ def test_a_part_of_a_larger_picture_depends_only_on_the_noise_around_it(graph):
     """What a fully convolutional network promises: shift the noise, and the picture shifts."""
     with tf.Session().as_default() as sess:
         keras.backend.set_session(sess)
-        generator = generate.Generator("it", filled(convolutional()), (-1, 1))
+        generator = trained.Generator("it", filled(convolutional()), (-1, 1))
         first, *rest = generate.fully_convolutional(generator)
-        noise = generate.noise_of(0, (1, 12, 12, 6))
+        noise = trained.noise_of(0, (1, 12, 12, 6))
 
         def picture(noise):
             output = generate.overlapping(first, tf.constant(noise))
@@ -274,8 +310,8 @@ def test_a_part_of_a_larger_picture_depends_only_on_the_noise_around_it(graph):
 
 def test_the_export_is_used_without_this_projects_code(run, weights, tmp_path):
     """Plain TensorFlow in another process makes the same pixels of the same noise."""
-    np.save(tmp_path / "noise.npy", np.stack([generate.noise_of(seed, (6,)) for seed in range(9)]))
-    np.save(tmp_path / "noise7.npy", np.stack([generate.noise_of(seed, (7,)) for seed in range(4)]))
+    np.save(tmp_path / "noise.npy", np.stack([trained.noise_of(seed, (6,)) for seed in range(9)]))
+    np.save(tmp_path / "noise7.npy", np.stack([trained.noise_of(seed, (7,)) for seed in range(4)]))
     path = weights("convolutional")
     assert run("export", "--weights", path, "--out", "exported").returncode == 0
     assert run("export", "--weights", weights("conditional"), "--out", "conditional").returncode == 0
@@ -330,16 +366,18 @@ REFUSED = {
     "no such file": (("--weights", "none.h5"), "No such file"),
     "unknown command": (("walks", "--weights", "dense.h5"), "walks"),
     "another model": (("--weights", "dense.h5", "--model", "convolutional"), "layer 1 has 5x48 48, the model's"),
-    "no seeds": (("--weights", "dense.h5", "--seeds", "x"), "no seeds"),
+    "no seeds": (("--weights", "dense.h5", "--seeds", "x"), "not a list of seeds"),
     "a walk of one": (("walk", "--weights", "dense.h5", "--seeds", "1"), "two --seeds"),
-    "classes of none": (("classes", "--weights", "dense.h5"), "does not know classes"),
+    "a walk without end": (("walk", "--weights", "dense.h5", "--seeds", "1,2", "--frames", "2001"), "at most 2000"),
+    "a walk of too many legs": (("walk", "--weights", "dense.h5", "--seeds", "0-999"), "at most 2000"),
+    "classes of none": (("classes", "--weights", "dense.h5"), "has no classes"),
     "a class of none": (("--weights", "dense.h5", "--class", "1"), "0 classes"),
     "not convolutional": (("larger", "--weights", "dense.h5", "--size", "8"), "fully convolutional"),
-    "a size that is none": (("larger", "--weights", "dense.h5", "--size", "8x"), "no size"),
+    "a size that is none": (("larger", "--weights", "dense.h5", "--size", "8x"), "not a size"),
     "a size too large": (("larger", "--weights", "dense.h5", "--size", "2049"), "2048"),
     "no picture": (("--weights", "dense.h5", "--out", "folder"), ".png"),
     "below a file": (("--weights", "dense.h5", "--out", "dense.h5/x.png"), "cannot be written"),
-    "an export that exists": (("export", "--weights", "dense.h5", "--out", "dense.h5"), "there already"),
+    "an export that exists": (("export", "--weights", "dense.h5", "--out", "dense.h5"), "exists already"),
 }
 
 
@@ -372,8 +410,8 @@ def test_weights_that_fit_two_models_of_other_pixels_need_the_name(run, weights,
     assert pictures[0].std() < pictures[1].std()
 
 
-def test_weights_whose_pictures_are_no_numbers_are_refused(run, weights):
+def test_weights_whose_pictures_are_nan_are_refused(run, weights):
     path = weights("dense")
     with h5py.File(path, "r+") as file:
         file["batch_normalization/batch_normalization/moving_variance:0"][...] = -1
-    assert "not numbers" in bad_input(run("--weights", path))
+    assert "NaN" in bad_input(run("--weights", path))

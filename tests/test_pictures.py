@@ -71,6 +71,31 @@ def test_a_png_carries_its_settings_and_the_same_pixels(tmp_path):
         np.testing.assert_array_equal(np.asarray(saved), np.asarray(picture))
 
 
+def test_rows_carry_their_names(tmp_path):
+    plain = np.asarray(pictures.grid(tiles(6, size=16), columns=3, scale=2))
+    named = np.asarray(pictures.named_rows(tiles(6, size=16), ["a", "frog"], columns=3, scale=2))
+    np.testing.assert_array_equal(named[:, -plain.shape[1] :], plain)
+    margin = named[:, : -plain.shape[1]]
+    ink = [(margin[top : top + 32] > 128).sum() for top in (0, 34)]  # rows are 16 pixels and a gap, enlarged twice
+    assert 0 < ink[0] < ink[1]
+    long = pictures.named_rows(tiles(2, channels=1), ["x" * 255, "y"], columns=1)
+    assert long.mode == "L" and long.width < 300
+
+
+def test_gif_takes_frames_one_at_a_time_and_keeps_their_pixels(tmp_path):
+    """Of few colours, so that the palette has all of them; rows differ, so that interlacing would be seen."""
+    frames = []
+    for shift in range(4):
+        image = np.zeros((40, 30, 3), np.uint8)
+        image[..., 0], image[:, :, 1] = (np.arange(40) * 3 + shift)[:, np.newaxis], 90
+        frames.append(Image.fromarray(image))
+    pictures.save_gif(iter(frames), tmp_path / "a.gif", milliseconds=50)
+    with Image.open(tmp_path / "a.gif") as film:
+        for number, frame in enumerate(frames):
+            film.seek(number)
+            np.testing.assert_array_equal(np.asarray(film.convert("RGB")), np.asarray(frame))
+
+
 def test_gif_of_pictures_in_memory_with_its_times(tmp_path):
     pictures.save_gif([Image.fromarray(image) for image in tiles(3)], tmp_path / "a.gif", milliseconds=50, last=300)
     with Image.open(tmp_path / "a.gif") as film:
