@@ -25,14 +25,18 @@ def test_the_image_has_every_module_that_the_command_loads():
     lines = [shlex.split(line) for line in DOCKERFILE.splitlines() if line and not line.startswith("#")]
     assert {line[0] for line in lines} == {"FROM", "ARG", "WORKDIR", "COPY", "RUN", "ENTRYPOINT"}
     copied = [name for line in lines if line[0] == "COPY" for name in line[1:-1]]
-    assert all((ROOT / name).is_file() for name in copied)
+    assert all((ROOT / name).exists() for name in copied)
     assert json.loads(re.search(r"ENTRYPOINT (.*)", DOCKERFILE)[1]) == ["python", "dcgan_keras.py"]
-    own, needed, reading = {path.stem for path in ROOT.glob("*.py")}, set(), ["dcgan_keras"]
+    own = {path.stem: [path] for path in ROOT.glob("*.py")}
+    own |= {path.parent.name: [*path.parent.glob("*.py")] for path in ROOT.glob("*/__init__.py")}
+    needed, reading = set(), ["dcgan_keras"]
     while reading:
         needed.add(module := reading.pop())
-        found = re.findall(r"^ *(?:import|from) (\w+)", (ROOT / f"{module}.py").read_text(), re.MULTILINE)
-        reading += own & set(found) - needed
-    assert {name for name in copied if name.endswith(".py")} == {f"{module}.py" for module in needed}
+        text = "".join(path.read_text() for path in own[module])
+        found = re.findall(r"^ *(?:import|from) (\w+)", text, re.MULTILINE)
+        reading += own.keys() & set(found) - needed
+    modules = {name if (ROOT / name).is_dir() else f"{name}.py" for name in needed}
+    assert set(copied) - {"requirements.txt"} == modules
 
 
 def test_the_images_tensorflow_is_the_projects():

@@ -14,10 +14,10 @@ import time
 import h5py
 import numpy as np
 import pytest
+from broken import SHORT_AND_LONG, fuzz, mutations
 from conftest import ROOT, bad_input
 from hypothesis import strategies as st
 from PIL import Image
-from test_data import SHORT_AND_LONG, fuzz, mutations
 
 import command
 import data
