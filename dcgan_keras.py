@@ -10,6 +10,7 @@ by hand, in raw TensorFlow: one `sess.run` per step.
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,34 +37,44 @@ def log_eps(i):
     return tf.math.log(i + eps)
 
 
-def article_losses(gscore, rscore):
+def article_losses(gscore, rscore, smoothing=0.1):
     """The losses of D and G from D's scores of generated and of real pictures, each (batch, 1) in (0, 1)."""
     # one-sided label smoothing: the target of real pictures is 0.9, not 1.0 (Salimans et al. 2016, section 3.4)
-    dloss = -tf.reduce_mean(log_eps(1 - gscore) + 0.1 * log_eps(1 - rscore) + 0.9 * log_eps(rscore))
+    dloss = -tf.reduce_mean(log_eps(1 - gscore) + smoothing * log_eps(1 - rscore) + (1 - smoothing) * log_eps(rscore))
     gloss = -tf.reduce_mean(log_eps(gscore))
     return dloss, gloss
 
 
-def minimax_losses(gscore, rscore):
+# The article's loss has no gradient beyond log_eps(0) = -25.3, so a G that D sees through at once learns nothing more.
+# The others take D's output without a sigmoid: the same values, and a gradient however sure D is.
+
+
+def cross_entropy(logits, target):
+    """The mean of -target * log(sigmoid(logits)) - (1 - target) * log(1 - sigmoid(logits)); logits (batch, 1)."""
+    targets = target * tf.ones_like(logits)
+    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits))
+
+
+def minimax_losses(glogits, rlogits, smoothing=0.0):
     """The value V(D, G) of Goodfellow et al. 2014, equation 1: D maximizes it, G minimizes it (not the reverse).
 
     G's loss is the part of V that depends on G, as in their algorithm 1.
     """
-    dloss = -tf.reduce_mean(log_eps(rscore) + log_eps(1 - gscore))
-    gloss = tf.reduce_mean(log_eps(1 - gscore))
+    dloss = cross_entropy(glogits, 0) + cross_entropy(rlogits, 1 - smoothing)
+    gloss = -cross_entropy(glogits, 0)
     return dloss, gloss
 
 
-def bce_losses(gscore, rscore):
+def bce_losses(glogits, rlogits, smoothing=0.0):
     """Binary cross-entropy, not saturating: G maximizes log D(G(z)) instead (Goodfellow et al. 2014, section 3)."""
-    dloss = -tf.reduce_mean(log_eps(rscore) + log_eps(1 - gscore))
-    gloss = -tf.reduce_mean(log_eps(gscore))
+    dloss = cross_entropy(glogits, 0) + cross_entropy(rlogits, 1 - smoothing)
+    gloss = cross_entropy(glogits, 1)
     return dloss, gloss
 
 
-def lsgan_losses(gscore, rscore):
+def lsgan_losses(gscore, rscore, smoothing=0.0):
     """Least squares, for scores of any size (Mao et al. 2016, equation 2, with a = 0 and b = c = 1)."""
-    dloss = tf.reduce_mean((rscore - 1) ** 2 + gscore**2) / 2
+    dloss = tf.reduce_mean((rscore - (1 - smoothing)) ** 2 + gscore**2) / 2
     gloss = tf.reduce_mean((gscore - 1) ** 2) / 2
     return dloss, gloss
 
@@ -71,13 +82,29 @@ def lsgan_losses(gscore, rscore):
 LOSSES = {"article": article_losses, "minimax": minimax_losses, "bce": bce_losses, "lsgan": lsgan_losses}
 
 
-def class_loss(labels, probabilities):
-    """-L_C of AC-GAN for one batch (Odena et al. 2016, equation 3): labels (batch, 1), probabilities (batch, classes).
+class Output(NamedTuple):
+    """What a loss takes of D: `activation` is that of D's last layer, `score` makes D(x) of what comes out."""
+
+    activation: str
+    score: Callable
+
+
+OUTPUTS = {
+    "article": Output("sigmoid", tf.identity),
+    "minimax": Output("linear", tf.sigmoid),
+    "bce": Output("linear", tf.sigmoid),
+    "lsgan": Output("linear", tf.identity),
+}
+SMOOTHING = {"article": 0.1, "minimax": 0.0, "bce": 0.0, "lsgan": 0.0}  # where neither source nor user says otherwise
+
+
+def class_loss(labels, logits):
+    """-L_C of AC-GAN for one batch (Odena et al. 2016, equation 3): labels (batch, 1), logits (batch, classes).
 
     The mean negative log-likelihood of the right class.
     """
-    right = tf.gather(probabilities, tf.cast(labels, tf.int32), batch_dims=1)
-    return -tf.reduce_mean(log_eps(right))
+    right = tf.squeeze(tf.cast(labels, tf.int32), 1)
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=right, logits=logits))
 
 
 def gan(
@@ -88,25 +115,21 @@ def gan(
     beta1: float = 0.2,
     alternating: bool = False,
     batch_size: int | None = None,
-    optimizer: Callable = tf.train.AdamOptimizer,
+    score: Callable = tf.identity,
+    adam: type[tf.train.AdamOptimizer] = tf.train.AdamOptimizer,
 ) -> Callable[..., list[np.float32]]:
     """Wire a generator and a discriminator, in the default graph, into one training step.
 
-    generator: (batch, *latent) -> (batch, *picture); discriminator: (batch, *picture) -> (batch, 1), both uncompiled.
-    Returns `gan_feed(sess, images, noise) -> [dloss, gloss]`, which takes one step: `images` (batch, *picture) and
-    `noise` (batch, *latent) are float32 and `sess` is a session on this graph whose variables are initialized.
-    Raises InputError when the two do not fit.
+    generator: (batch, *latent) -> (batch, *picture); discriminator: (batch, *picture) -> (batch, 1); both uncompiled.
+    For AC-GAN, G's first input is a class (batch, 1), and D's second output is the classes' logits (batch, classes).
+    alternating: D and G take turns, D first, instead of both moving in every step.
+    batch_size: of every step, if it is always the same; this saves TensorFlow the work of finding out shapes.
+    score: makes of D's output the D(x) that is reported, such as `tf.sigmoid` where D ends in logits.
 
-    AC-GAN: a generator whose first input is a class (batch, 1), and a discriminator with a second output, the classes'
-    probabilities (batch, classes). Then `noise` is the list of G's inputs, and `labels` (batch,), the classes of
-    `images`, are `gan_feed`'s fourth argument.
-
-    alternating: D and G take turns, D in the first step, instead of both moving in every step.
-
-    batch_size: of every step, if it is always the same. Then TensorFlow has no shapes to find out in a step, and what
-    D learns from real pictures is computed beside G's pass instead of after it.
-
-    optimizer: Adam's class; on several devices, one that averages the gradients (distributed.py).
+    Returns `gan_feed(sess, images, noise, labels=None, scores=False) -> [dloss, gloss]`, which takes one step. `images`
+    (batch, *picture) and `noise` (batch, *latent) are float32. For AC-GAN, `noise` is the list of G's inputs and
+    `labels` (batch,) are the classes of `images`. `scores` appends the means of D(x) and D(G(z)) to the losses. The
+    variables of `sess` are initialized. Raises InputError where the two networks do not fit.
     """
     if generator.output_shape[1:] != discriminator.input_shape[1:]:
         raise InputError(
@@ -126,13 +149,14 @@ def gan(
         gscore, *gclasses = tf.nest.flatten(discriminator(generated, training=True))
 
     dloss, gloss = losses(gscore, rscore)
+    mean_scores = [tf.reduce_mean(score(rscore)), tf.reduce_mean(score(gscore))]
 
-    labels = keras.Input((1,), batch_size, dtype="int32")
+    class_input = keras.Input((1,), batch_size, dtype="int32")
     if rclasses:  # AC-GAN: both networks want both kinds of pictures to be recognized
-        auxiliary_loss = class_loss(labels, *rclasses) + class_loss(noise[0], *gclasses)
+        auxiliary_loss = class_loss(class_input, *rclasses) + class_loss(noise[0], *gclasses)
         dloss, gloss = dloss + auxiliary_loss, gloss + auxiliary_loss
 
-    optimizer = optimizer(learning_rate, beta1=beta1)
+    optimizer = adam(learning_rate, beta1=beta1)
     step = tf.train.get_or_create_global_step()
 
     # update Wd w.r.t. D_loss
@@ -158,12 +182,13 @@ def gan(
     # players on one batch, for which the second needs new passes, and turns from batch to batch, which is this one.
     turns = [[update_wd, bn_updates], [update_wg, bn_updates]]
 
-    def gan_feed(sess, images, noise_batch, label_batch=None):
+    def gan_feed(sess, images, noise_batch, labels=None, scores=False):
         feed_dict = {real_image: images, **dict(zip(tf.nest.flatten(noise), tf.nest.flatten(noise_batch), strict=True))}
         if rclasses:
-            feed_dict[labels] = np.reshape(label_batch, (-1, 1))
+            feed_dict[class_input] = np.reshape(labels, (-1, 1))
         updates = turns[sess.run(step) % 2] if alternating else train_step
-        return sess.run([updates, [dloss, gloss]], feed_dict=feed_dict)[1]
+        results = [dloss, gloss, *(mean_scores if scores else [])]
+        return sess.run([updates, results], feed_dict=feed_dict)[1]
 
     return gan_feed
 
@@ -195,7 +220,9 @@ def parse(arguments: list[str] | None = None):
     add("--dataset", choices=data.DATASETS, default="cifar10", help="what to train on (default: %(default)s)")
     add("--data-dir", type=Path, metavar="DIR", help="where the data are; without it, Keras downloads and caches them")
     add("--model", choices=models.MODELS, help="the pair of networks (default: the one that the dataset goes with)")
-    add("--loss", choices=LOSSES, default="article", help="what D and G minimize (default: %(default)s)")
+    add("--size", type=command.at_least(1), metavar="N", help="of the pictures, N x N, for models with several sizes")
+    add("--loss", choices=LOSSES, help="what D and G minimize (default: the model's)")
+    add("--smoothing", type=command.from_to(0, 0.5), metavar="S", help="the target of real pictures is 1 - S")
     add("--recipe", choices=RECIPES, default="one-pass", help="the article's way, or the slow one that it replaces")
     add("--updates", choices=("simultaneous", "alternating"), default="simultaneous", help="or D and G take turns")
     add("--learning-rate", type=command.from_to(1e-12, 1), metavar="RATE", help="Adam's (default: the model's)")
@@ -203,7 +230,7 @@ def parse(arguments: list[str] | None = None):
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=command.at_least(1), default=10000, metavar="N", help="train up to this step")
     length.add_argument("--epochs", type=command.at_least(1), metavar="N", help="train up to the end of this epoch")
-    add("--batch-size", type=command.at_least(1), default=32, metavar="N", help="of each device (default: %(default)s)")
+    add("--batch-size", type=command.at_least(1), metavar="N", help="of each device (default: the model's)")
     add(
         "--devices",
         type=command.at_least(1),
@@ -222,12 +249,20 @@ def parse(arguments: list[str] | None = None):
     arguments = parser.parse_args(arguments)
     arguments.model = arguments.model or models.DEFAULT_MODEL[arguments.dataset]
     arguments.out = arguments.out or Path("samples") / arguments.dataset
+    pair = models.pair(arguments.model, arguments.size)
+    arguments.size = pair.shape[0]
+    arguments.loss = arguments.loss or pair.loss
+    if arguments.smoothing is None:
+        arguments.smoothing = pair.smoothing if arguments.loss == pair.loss else SMOOTHING[arguments.loss]
+    for name in ("learning_rate", "beta1", "batch_size"):
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, getattr(pair, name))
     return arguments
 
 
 def main(arguments: list[str] | None = None) -> int:
     arguments = parse(arguments)
-    pair = models.MODELS[arguments.model]
+    pair = models.pair(arguments.model, arguments.size)
     one_pass = arguments.recipe == "one-pass"
     if arguments.updates == "alternating" and not one_pass:
         raise InputError("--updates alternating is for --recipe one-pass; the two-model recipe has its own order")
@@ -240,10 +275,23 @@ def main(arguments: list[str] | None = None) -> int:
     job = distributed.Job() if arguments.summary else distributed.join(arguments.devices, batch_size)
     # Keras would open a session of its own for the models, and a process's first session sets up its devices for good.
     keras.backend.set_session(job.session())
-    output = {"activation": "linear"} if arguments.loss == "lsgan" else {}
+    output = OUTPUTS[arguments.loss]
+    settings = {
+        "model": arguments.model,
+        "size": arguments.size,
+        "dataset": arguments.dataset,
+        "loss": arguments.loss,
+        "smoothing": arguments.smoothing,
+        "recipe": arguments.recipe,
+        "updates": arguments.updates,
+        "learning rate": arguments.learning_rate,
+        "beta1": arguments.beta1,
+    }
     if arguments.summary:
-        for model in (pair.generator(), pair.discriminator(**output)):
+        for model in (pair.generator(), pair.discriminator(activation=output.activation)):
             model.summary()
+        for name, value in {**settings, "batch size": arguments.batch_size, "pixels": pair.pixels}.items():
+            print(f"{name}: {value}")
         return 0
     dataset = data.load(
         arguments.dataset,
@@ -258,26 +306,18 @@ def main(arguments: list[str] | None = None) -> int:
             raise InputError(f"--model {arguments.model} needs classes: put the pictures into one subfolder for each")
         classes = [len(dataset.classes)]
     with job.scope():
-        generator, discriminator = pair.generator(*classes), pair.discriminator(*classes, **output)
+        generator, discriminator = pair.generator(*classes), pair.discriminator(*classes, activation=output.activation)
     memory.check(generator, discriminator, arguments.batch_size * job.local)
-    settings = {
-        "model": arguments.model,
-        "dataset": arguments.dataset,
-        "loss": arguments.loss,
-        "recipe": arguments.recipe,
-        "updates": arguments.updates,
-        "learning rate": arguments.learning_rate or pair.learning_rate,
-        "beta1": pair.beta1 if arguments.beta1 is None else arguments.beta1,
-    }
     options = {"alternating": arguments.updates == "alternating", "batch_size": batch_size}
     with job.scope():
         train_step = job.build(
             RECIPES[arguments.recipe],
             generator,
             discriminator,
-            LOSSES[arguments.loss],
-            settings["learning rate"],
-            settings["beta1"],
+            partial(LOSSES[arguments.loss], smoothing=arguments.smoothing),
+            arguments.learning_rate,
+            arguments.beta1,
+            score=output.score,
             **(options if one_pass else {}),
         )
     together = arguments.batch_size * job.replicas

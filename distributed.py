@@ -200,7 +200,7 @@ class Replicated(Job):
     def build(self, recipe: Callable, *arguments, **options) -> Callable:
         if options.get("batch_size"):  # Keras takes it for that of all replicas together, and divides it
             options["batch_size"] *= self.replicas
-        feeds = self.run(lambda: recipe(*arguments, **options, optimizer=MeanAdam))
+        feeds = self.run(lambda: recipe(*arguments, **options, adam=MeanAdam))
         generator, discriminator = arguments[:2]
         averages = [*generator.non_trainable_weights, *discriminator.non_trainable_weights]
 

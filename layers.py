@@ -1,4 +1,4 @@
-"""Layers that compute what stock Keras layers do, faster on a CPU, and the article's own layer.
+"""Layers that compute what stock Keras layers do, faster on a CPU; the article's own layer; layers that are random.
 
 `Conv2D` and `Conv2DTranspose` have the weights, names and configuration of the stock layers, so weight files are
 interchangeable; where a shortcut does not apply, the stock code runs. The three reasons, on oneDNN with AVX-512:
@@ -13,6 +13,7 @@ What each gave is in reproduce/benchmarks.md. Shapes in comments leave out the b
 
 import itertools
 import math
+import random
 from collections.abc import Callable
 
 from tf1 import keras, tf
@@ -207,3 +208,61 @@ class ConcatDiff(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], input_shape[-1] + 1)
+
+
+# What is random inside a network.
+
+
+class Seeded(keras.layers.Layer):
+    """A layer that is random by a number of its own and the global step.
+
+    So a resumed run draws what it would have drawn, and no two calls (D's passes over real and generated pictures) draw
+    the same. The number is from Python's random numbers, where Keras takes the seeds of initial weights from.
+    """
+
+    def __init__(self, seed: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.seed = random.randrange(2**31) if seed is None else seed
+        self.calls = 0
+
+    def build(self, _):
+        tf.train.get_or_create_global_step()  # here, because `call` may be inside a branch
+
+    def next_seed(self) -> tf.Tensor:
+        """What the stateless operations of TensorFlow take, (2,) int64; another one for each call and each replica."""
+        self.calls += 1
+        seed = tf.constant(self.seed + self.calls, tf.int64)
+        replica = tf.distribute.get_replica_context()
+        if replica and replica.num_replicas_in_sync > 1:
+            seed += 2**31 * tf.cast(replica.replica_id_in_sync_group, tf.int64)  # where no seed of another begins
+        return tf.stack([seed, tf.train.get_or_create_global_step()])
+
+    def get_config(self):
+        return {**super().get_config(), "seed": self.seed}
+
+
+@keras.utils.register_keras_serializable("dcgan")
+class SeededDropout(Seeded):
+    """Dropout (Srivastava et al. 2014) that can be repeated and resumed. Same shape out; on in training only."""
+
+    def __init__(self, rate: float, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = rate
+
+    def call(self, x, training=None):
+        def dropped():
+            kept = tf.random.stateless_uniform(tf.shape(x), self.next_seed()) >= self.rate
+            return tf.where(kept, x / (1 - self.rate), tf.zeros_like(x))
+
+        return keras.backend.in_train_phase(dropped, x, training=training)
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate}
+
+
+@keras.utils.register_keras_serializable("dcgan")
+class SeededNormal(Seeded):
+    """Standard normal numbers of its input's shape, drawn anew in every step."""
+
+    def call(self, x):
+        return tf.random.stateless_normal(tf.shape(x), self.next_seed(), dtype=x.dtype)

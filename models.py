@@ -3,13 +3,14 @@
 All are plain, uncompiled Keras models. Shapes in comments leave out the batch.
 """
 
-import random
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from layers import BatchNormalization, ConcatDiff, Conv2D, Conv2DTranspose
-from tf1 import keras, tf
+from command import InputError
+from layers import BatchNormalization, ConcatDiff, Conv2D, Conv2DTranspose, SeededDropout, SeededNormal
+from tf1 import keras
 
 layers = keras.layers
 
@@ -65,12 +66,17 @@ def article_discriminator(activation: str = "sigmoid") -> keras.Model:
     )
 
 
-# The DCGAN of Radford et al. 2015, as the torch code that the article's author names has it (soumith/dcgan.torch):
-# kernels 4x4, normal initial weights, 128 to 1024 channels.
+# The DCGAN of Radford et al. 2015, section 3 and figure 1: 4x4 kernels as in the torch code that the article's author
+# names (soumith/dcgan.torch), normal initial weights, 1024 channels at 4x4 and half as many at each larger stage.
 
 
-def dcgan64_generator() -> keras.Model:
-    """G of Radford et al. 2015, section 3: noise (100,) -> picture (64, 64, 3) in [-1, 1]. 12,663,296 parameters."""
+def stages(size: int) -> list[int]:
+    """The channels at 4x4, 8x8, ... up to half of `size`: [1024, 512, 256, 128] for 64."""
+    return [4096 >> stage for stage in range(2, size.bit_length() - 1)]
+
+
+def dcgan_generator(size: int = 64) -> keras.Model:
+    """G of Radford et al. 2015: noise (100,) -> picture (size, size, 3) in [-1, 1]. 12,664,195 parameters at 64."""
 
     def deconv(filters, strides=2, padding="same"):
         return [
@@ -79,14 +85,13 @@ def dcgan64_generator() -> keras.Model:
             layers.ReLU(),
         ]
 
+    first, *others = stages(size)
     return keras.Sequential(
         [
             layers.InputLayer((100,)),
             layers.Reshape((1, 1, 100)),
-            *deconv(1024, strides=1, padding="valid"),  # 4x4: a projection
-            *deconv(512),  # 8x8
-            *deconv(256),  # 16x16
-            *deconv(128),  # 32x32
+            *deconv(first, strides=1, padding="valid"),  # 4x4x1024: a projection
+            *itertools.chain.from_iterable(map(deconv, others)),  # 8x8x512, 16x16x256, 32x32x128
             layers.Conv2DTranspose(3, 4, strides=2, padding="same", kernel_initializer=normal()),
             layers.Activation("tanh"),  # 64x64x3
         ],
@@ -94,8 +99,8 @@ def dcgan64_generator() -> keras.Model:
     )
 
 
-def dcgan64_discriminator(activation: str = "sigmoid") -> keras.Model:
-    """D of Radford et al. 2015, section 3: picture (64, 64, 3) -> score (1,) in (0, 1). 11,040,384 parameters.
+def dcgan_discriminator(activation: str = "sigmoid", size: int = 64) -> keras.Model:
+    """D of Radford et al. 2015: picture (size, size, 3) -> score (1,) in (0, 1). 11,041,665 parameters at 64.
 
     It mirrors G and has no dense layer.
     """
@@ -108,13 +113,12 @@ def dcgan64_discriminator(activation: str = "sigmoid") -> keras.Model:
             layers.LeakyReLU(0.2),
         ]
 
+    first, *others = reversed(stages(size))
     return keras.Sequential(
         [
-            layers.InputLayer((64, 64, 3)),
-            *conv(128, batch_normalization=False),  # 32x32
-            *conv(256),  # 16x16
-            *conv(512),  # 8x8
-            *conv(1024),  # 4x4
+            layers.InputLayer((size, size, 3)),
+            *conv(first, batch_normalization=False),  # 32x32x128
+            *itertools.chain.from_iterable(map(conv, others)),  # 16x16x256, 8x8x512, 4x4x1024
             layers.Conv2D(1, 4, kernel_initializer=normal()),  # 1x1x1
             layers.Activation(activation),
             layers.Reshape((1,)),
@@ -178,55 +182,9 @@ def faces200_discriminator(activation: str = "sigmoid") -> keras.Model:
     )
 
 
-# The MNIST GAN of a 2018 tutorial on "various types of GANs in Keras". Its networks are those of Keras' example
-# mnist_acgan.py, and so are the settings that it does not give.
-
-
-class Seeded(layers.Layer):
-    """A layer that is random by a number of its own and the global step.
-
-    So a resumed run draws what it would have drawn, and no two calls (D's passes over real and generated pictures) draw
-    the same. The number is from Python's random numbers, where Keras takes the seeds of initial weights from.
-    """
-
-    def __init__(self, seed: int | None = None, **kwargs):
-        super().__init__(**kwargs)
-        self.seed = random.randrange(2**31) if seed is None else seed
-        self.calls = 0
-
-    def build(self, _):
-        tf.train.get_or_create_global_step()  # here, because `call` may be inside a branch
-
-    def next_seed(self) -> tf.Tensor:
-        """What the stateless operations of TensorFlow take, (2,) int64; another one for each call and each replica."""
-        self.calls += 1
-        seed = tf.constant(self.seed + self.calls, tf.int64)
-        replica = tf.distribute.get_replica_context()
-        if replica and replica.num_replicas_in_sync > 1:
-            seed += 2**31 * tf.cast(replica.replica_id_in_sync_group, tf.int64)  # where no seed of another begins
-        return tf.stack([seed, tf.train.get_or_create_global_step()])
-
-    def get_config(self):
-        return {**super().get_config(), "seed": self.seed}
-
-
-@keras.utils.register_keras_serializable("dcgan")
-class SeededDropout(Seeded):
-    """Dropout (Srivastava et al. 2014) that can be repeated and resumed. Same shape out; on in training only."""
-
-    def __init__(self, rate: float, **kwargs):
-        super().__init__(**kwargs)
-        self.rate = rate
-
-    def call(self, x, training=None):
-        def dropped():
-            kept = tf.random.stateless_uniform(tf.shape(x), self.next_seed()) >= self.rate
-            return tf.where(kept, x / (1 - self.rate), tf.zeros_like(x))
-
-        return keras.backend.in_train_phase(dropped, x, training=training)
-
-    def get_config(self):
-        return {**super().get_config(), "rate": self.rate}
+# The MNIST GAN of a 2018 tutorial, "various types of GANs in Keras". Its networks are those of Keras' example
+# mnist_acgan.py, and so are the settings that the tutorial does not give. Its discriminator looks at one picture at a
+# time, so its generator collapses to making one picture. Here D has the article's remedy, `ConcatDiff`.
 
 
 def mnist_generator(shape: tuple[int, int, int] = (28, 28, 1)) -> keras.Model:
@@ -258,36 +216,41 @@ def mnist_generator(shape: tuple[int, int, int] = (28, 28, 1)) -> keras.Model:
     )
 
 
-def mnist_downsample(shape: tuple[int, int, int] = (28, 28, 1)) -> list[layers.Layer]:
-    """The tutorial's base of every discriminator, as layers: picture -> features (height / 4 * width / 4 * 256,)."""
+def mnist_downsample(shape: tuple[int, int, int] = (28, 28, 1), concat_diff: bool = True) -> list[layers.Layer]:
+    """The tutorial's base of every discriminator, as layers: picture -> features (n,).
+
+    concat_diff: with the article's `ConcatDiff` after each LeakyReLU, which the tutorial does not have.
+    """
 
     def conv(filters, strides):
-        return [layers.Conv2D(filters, 3, strides=strides, padding="same"), layers.LeakyReLU(0.2), SeededDropout(0.3)]
+        return [
+            layers.Conv2D(filters, 3, strides=strides, padding="same"),
+            layers.LeakyReLU(0.2),
+            *([ConcatDiff()] if concat_diff else []),
+            SeededDropout(0.3),
+        ]
 
     return [
         layers.InputLayer(shape),
-        *conv(32, 2),  # 14x14
-        *conv(64, 1),
-        *conv(128, 2),  # 7x7
-        *conv(256, 1),
-        layers.Flatten(),  # 12544
+        *conv(32, 2),  # 14x14x33
+        *conv(64, 1),  # 14x14x65
+        *conv(128, 2),  # 7x7x129
+        *conv(256, 1),  # 7x7x257
+        layers.Flatten(),  # 12593, without ConcatDiff 12544
     ]
 
 
-def mnist_discriminator(activation: str = "sigmoid") -> keras.Model:
-    """D of the tutorial: picture (28, 28, 1) -> score (1,) in (0, 1). 400,385 parameters."""
-    return keras.Sequential([*mnist_downsample(), layers.Dense(1, activation=activation)], name="discriminator")
+def mnist_discriminator(activation: str = "sigmoid", concat_diff: bool = True) -> keras.Model:
+    """D of the tutorial: picture (28, 28, 1) -> score (1,) in (0, 1).
+
+    404,466 parameters with `concat_diff`; 400,385 without, as the tutorial has it.
+    """
+    return keras.Sequential(
+        [*mnist_downsample(concat_diff=concat_diff), layers.Dense(1, activation=activation)], name="discriminator"
+    )
 
 
 # AC-GAN (Odena et al. 2016) as the tutorial has it: a class goes into G, and D also tells the class of a picture.
-
-
-@keras.utils.register_keras_serializable("dcgan")
-class SeededNormal(Seeded):
-    """Standard normal numbers of its input's shape, drawn anew in every step."""
-
-    def call(self, x):
-        return tf.random.stateless_normal(tf.shape(x), self.next_seed(), dtype=x.dtype)
 
 
 def acgan_generator(
@@ -315,46 +278,73 @@ def acgan_generator(
 def acgan_discriminator(
     classes: int = 10, shape: tuple[int, int, int] = (28, 28, 1), activation: str = "sigmoid"
 ) -> keras.Model:
-    """D of AC-GAN: picture (height, width, channels) -> [score (1,) in (0, 1), probabilities (classes,)].
+    """D of AC-GAN: picture (height, width, channels) -> [score (1,) in (0, 1), logits of the classes (classes,)].
 
-    Source: Odena et al. 2016, section 3, on the tutorial's base.
+    Source: Odena et al. 2016, section 3, on the tutorial's base with `ConcatDiff`.
     """
     base = keras.Sequential(mnist_downsample(shape), name="downsample")
     picture = keras.Input(shape)
     features = base(picture)
     score = layers.Dense(1, activation=activation, name="score")(features)
-    probabilities = layers.Dense(classes, activation="softmax", name="classes")(features)
-    return keras.Model(picture, [score, probabilities], name="discriminator")
+    logits = layers.Dense(classes, name="classes")(features)
+    return keras.Model(picture, [score, logits], name="discriminator")
 
 
 class Pair(NamedTuple):
-    """A generator and a discriminator that fit each other, and the settings their source trains them with."""
+    """A generator and a discriminator that fit each other, and the settings that their source trains them with."""
 
-    generator: Callable[..., keras.Model]  # takes the number of classes if `with_classes`
-    discriminator: Callable[..., keras.Model]  # likewise; `activation` is its output's, "linear" for least squares
-    pixels: tuple[float, float]  # black and white, as the discriminator sees real pictures
-    learning_rate: float
-    beta1: float
+    generator: Callable[..., keras.Model]  # takes the number of classes if `with_classes`, and `size` if it has `sizes`
+    discriminator: Callable[..., keras.Model]  # likewise; `activation` is that of the score
+    pixels: tuple[float, float] = (-1, 1)  # black and white, as the discriminator sees real pictures
+    loss: str = "bce"  # a name in dcgan_keras.LOSSES
+    smoothing: float = 0  # the target of real pictures is 1 - smoothing
+    batch_size: int = 100
+    learning_rate: float = 2e-4
+    beta1: float = 0.5
     shape: tuple[int, int, int] = (32, 32, 3)  # of the pictures: (height, width, channels)
+    sizes: tuple[int, ...] = ()  # heights to choose from, where there is a choice
     with_classes: bool = False
 
 
-ARTICLE = Pair(article_generator, article_discriminator, pixels=(-0.5, 0.5), learning_rate=1e-4, beta1=0.2)
-OTHERS = {"pixels": (-1, 1), "learning_rate": 2e-4, "beta1": 0.5}  # the same in all other sources
+ARTICLE = Pair(
+    article_generator,
+    article_discriminator,
+    pixels=(-0.5, 0.5),
+    loss="article",
+    smoothing=0.1,
+    batch_size=32,
+    learning_rate=1e-4,
+    beta1=0.2,
+)
+# Radford et al. 2015, section 4: batches of 128, Adam with 2e-4 and 0.5, as all later sources have it too.
+DCGAN = Pair(dcgan_generator, dcgan_discriminator, batch_size=128, shape=(64, 64, 3), sizes=(32, 64, 128, 256))
 
 MODELS = {
     "article": ARTICLE,
-    "mnist": Pair(mnist_generator, mnist_discriminator, shape=(28, 28, 1), **OTHERS),
-    "acgan28": Pair(acgan_generator, acgan_discriminator, shape=(28, 28, 1), with_classes=True, **OTHERS),
+    "mnist": Pair(mnist_generator, mnist_discriminator, shape=(28, 28, 1)),
+    "mnist-plain": Pair(mnist_generator, partial(mnist_discriminator, concat_diff=False), shape=(28, 28, 1)),
+    "acgan28": Pair(acgan_generator, acgan_discriminator, shape=(28, 28, 1), with_classes=True),
     "acgan32": Pair(
-        partial(acgan_generator, shape=(32, 32, 3)),
-        partial(acgan_discriminator, shape=(32, 32, 3)),
-        shape=(32, 32, 3),
-        with_classes=True,
-        **OTHERS,
+        partial(acgan_generator, shape=(32, 32, 3)), partial(acgan_discriminator, shape=(32, 32, 3)), with_classes=True
     ),
-    "dcgan64": Pair(dcgan64_generator, dcgan64_discriminator, shape=(64, 64, 3), **OTHERS),
-    "faces200": Pair(faces200_generator, faces200_discriminator, shape=(200, 200, 3), **OTHERS),
+    "dcgan": DCGAN,
+    "dcgan64": DCGAN._replace(sizes=()),  # another name for its default
+    "faces200": Pair(faces200_generator, faces200_discriminator, smoothing=0.1, batch_size=256, shape=(200, 200, 3)),
 }
 
 DEFAULT_MODEL = {"cifar10": "article", "folder": "article", "shapes": "article", "mnist": "mnist"}
+
+
+def pair(name: str, size: int | None = None) -> Pair:
+    """The pair `name` of `MODELS`, for pictures of `size` x `size` pixels if it is given.
+
+    Raises InputError where the model has no such size; the text lists those that it has.
+    """
+    found = MODELS[name]
+    if size in (None, found.shape[0]):
+        return found
+    if size not in found.sizes:
+        sizes = ", ".join(map(str, found.sizes)) or found.shape[0]
+        raise InputError(f"--model {name} has no size {size}; it has {sizes}")
+    generator, discriminator = (partial(build, size=size) for build in (found.generator, found.discriminator))
+    return found._replace(generator=generator, discriminator=discriminator, shape=(size, size, 3))

@@ -19,8 +19,12 @@ def two_model(
     losses: Callable,
     learning_rate: float = 1e-4,
     beta1: float = 0.2,
+    score: Callable | None = None,
 ) -> Callable[..., list[np.float32]]:
     """The same as `dcgan_keras.gan()`, the recipe apart. It compiles the discriminator.
+
+    score: makes of D's output the D(x) that `feed(..., scores=True)` reports; without it there is none to report, and
+    Keras has no metric to compute.
 
     losses: D's is a sum of what depends on `gscore` and what depends on `rscore`, and G's depends on `gscore` alone, as
     in every source.
@@ -40,10 +44,15 @@ def two_model(
     def gloss_of_batch(_, score):
         return losses(score, rest)[1] * tf.ones_like(score[:, 0])
 
+    def mean_score(_, output):
+        return tf.reduce_mean(score(output))
+
     def compiled(model, loss):
         heads = len(model.outputs) - 1  # AC-GAN's second
         optimizer = keras.optimizers.legacy.Adam(learning_rate, beta_1=beta1, epsilon=1e-8)
-        model.compile(optimizer, [loss, *["sparse_categorical_crossentropy"] * heads])
+        class_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        metrics = [[mean_score], *[[]] * heads] if score else None
+        model.compile(optimizer, [loss, *[class_loss] * heads], metrics)
         model._make_train_function()
         return model
 
@@ -58,7 +67,7 @@ def two_model(
         generator._make_predict_function()
     count_step = tf.assign_add(tf.train.get_or_create_global_step(), 1).op
 
-    def feed(sess, images, noise_batch, labels=None):
+    def feed(sess, images, noise_batch, labels=None, scores=False):
         keras.backend.set_session(sess)
         real, fake = np.ones((len(images), 1)), np.zeros((len(images), 1))
         if len(discriminator.outputs) > 1:  # AC-GAN
@@ -70,7 +79,9 @@ def two_model(
         fake_loss = discriminator.train_on_batch(generated, [fake, *fake_classes])
         gloss = adversarial.train_on_batch(noise_batch, [real, *fake_classes])
         sess.run(count_step)
-        dloss, gloss = np.ravel(real_loss)[0] + np.ravel(fake_loss)[0], np.ravel(gloss)[0]
-        return [np.float32(dloss), np.float32(gloss)]
+        results = [np.ravel(real_loss)[0] + np.ravel(fake_loss)[0], np.ravel(gloss)[0]]
+        if scores:  # a metric comes last
+            results += [np.ravel(real_loss)[-1], np.ravel(fake_loss)[-1]]
+        return [np.float32(result) for result in results]
 
     return feed

@@ -68,7 +68,7 @@ def tiny_pair():
             ]
         )
 
-    def discriminator():
+    def discriminator(activation="sigmoid"):
         return keras.Sequential(
             [
                 layers.InputLayer((32, 32, 3)),
@@ -76,7 +76,7 @@ def tiny_pair():
                 layers.BatchNormalization(),
                 models.ConcatDiff(),
                 layers.Flatten(),
-                layers.Dense(1, activation="sigmoid"),
+                layers.Dense(1, activation=activation),
             ]
         )
 
@@ -101,14 +101,14 @@ def plain_pair():
             ]
         )
 
-    def discriminator():
+    def discriminator(activation="sigmoid"):
         return keras.Sequential(
             [
                 layers.InputLayer((32, 32, 3)),
                 layers.Conv2D(8, 4, strides=4),
                 layers.LeakyReLU(0.2),
                 layers.Flatten(),
-                layers.Dense(1, activation="sigmoid"),
+                layers.Dense(1, activation=activation),
             ]
         )
 

@@ -12,7 +12,7 @@ import data
 import models
 import training
 from command import InputError
-from dcgan_keras import LOSSES, article_losses, class_loss, gan, log_eps
+from dcgan_keras import LOSSES, OUTPUTS, SMOOTHING, article_losses, class_loss, gan, log_eps
 from reproduce.benchmark import Fetches
 from tf1 import keras, tf
 
@@ -89,6 +89,16 @@ def test_steps_with_a_saturated_discriminator_keep_all_weights_finite(sign, sess
     assert (1.0 if sign > 0 else 0.0) in seen  # exactly
 
 
+def logit(score):
+    return np.log(score / (1 - score))
+
+
+def output_for(name, scores):
+    """What D has to put out for these scores: `minimax` and `bce` take logits. (batch, 1) float32."""
+    scores = np.float32(scores).reshape(-1, 1)
+    return tf.constant(logit(scores) if name in ("minimax", "bce") else scores)
+
+
 def by_hand(name):
     """The losses of D and G for D's scores 0.25 and 0.5 of generated and 0.8 and 0.5 of real pictures."""
     log = np.log
@@ -102,8 +112,27 @@ def by_hand(name):
 
 @pytest.mark.parametrize("name", ["minimax", "bce", "lsgan"])
 def test_other_losses_on_numbers_worked_out_by_hand(name, sess):
-    losses = sess.run(LOSSES[name](tf.constant([[0.25], [0.5]]), tf.constant([[0.8], [0.5]])))
+    losses = sess.run(LOSSES[name](output_for(name, [0.25, 0.5]), output_for(name, [0.8, 0.5])))
     assert losses == pytest.approx(by_hand(name))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("smoothing", [0.0, 0.01, 0.3])
+def test_smoothing_moves_the_best_score_of_real_pictures(name, smoothing, sess):
+    scores = np.linspace(0.5, 0.999, 500, dtype=np.float32)
+    generated = output_for(name, [0.5])
+    rows = tf.map_fn(
+        lambda score: LOSSES[name](generated, tf.reshape(score, (1, 1)), smoothing=smoothing)[0],
+        tf.squeeze(output_for(name, scores), 1),
+    )
+    assert scores[np.argmin(sess.run(rows))] == pytest.approx(min(1 - smoothing, 0.999), abs=1e-3)
+
+
+def test_losses_without_a_setting_have_the_smoothing_of_their_source(sess):
+    for name, function in LOSSES.items():
+        outputs = output_for(name, [0.3]), output_for(name, [0.6])
+        by_default, explicit = sess.run([function(*outputs), function(*outputs, smoothing=SMOOTHING[name])])
+        assert by_default == explicit
 
 
 @pytest.mark.parametrize(
@@ -113,37 +142,59 @@ def test_other_losses_on_numbers_worked_out_by_hand(name, sess):
 def test_at_the_fixed_point_discriminator_says_one_half_and_has_no_slope(name, at_a_half, sess):
     """Where generated pictures are as the real ones, both get the same score s. The best s is 1/2: -V is log 4 there
     (Goodfellow et al. 2014, theorem 1), LSGAN's loss is 1/4."""
-    score = tf.placeholder(tf.float32, (None, 1))
-    losses = LOSSES[name](score, score)
-    slope = tf.gradients(losses[0], score)
-    half = {score: np.float32([[0.5]])}
-    assert sess.run(losses, half) == pytest.approx(at_a_half)
-    assert sess.run(slope, half)[0] == pytest.approx(0, abs=1e-6)
-    assert sess.run(slope, {score: np.float32([[0.4]])})[0] < 0 < sess.run(slope, {score: np.float32([[0.6]])})[0]
+    low, half, high = (output_for(name, [score]) for score in (0.4, 0.5, 0.6))
+    slopes = [tf.gradients(LOSSES[name](output, output)[0], output)[0] for output in (low, half, high)]
+    assert sess.run(LOSSES[name](half, half)) == pytest.approx(at_a_half)
+    low, half, high = (slope.item() for slope in sess.run(slopes))
+    assert half == pytest.approx(0, abs=1e-6) and low < 0 < high
 
 
 def test_minimax_saturates_and_bce_does_not(sess):
     """Of a picture that D is sure of, G learns nothing by V and most by -log D (Goodfellow et al. 2014, section 3)."""
-    logit = tf.constant([[-10.0]])
-    slopes = [tf.gradients(LOSSES[name](tf.sigmoid(logit), logit)[1], logit)[0] for name in ("minimax", "bce")]
+    logits = tf.constant([[-10.0]])
+    slopes = [tf.gradients(LOSSES[name](logits, logits)[1], logits)[0] for name in ("minimax", "bce")]
     minimax, bce = (value.item() for value in sess.run(slopes))
     assert minimax == pytest.approx(-1 / (1 + np.exp(10)), rel=1e-3) and bce == pytest.approx(-1, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["article", "minimax", "bce"])
-def test_losses_stay_finite_when_scores_round_to_0_or_1(name, sess):
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("name", ["minimax", "bce"])
+def test_losses_from_logits_are_exact_however_sure_the_discriminator_is(name, sign, sess):
+    """At +-200 a sigmoid in float32 is 0 or 1: a loss of scores would be infinite or cut off, its slope 0."""
+    generated, real = tf.constant([[-200.0 * sign]]), tf.constant([[200.0 * sign]])
+    dloss, gloss = LOSSES[name](generated, real)
+    slopes = [tf.gradients(dloss, [generated, real]), tf.gradients(gloss, generated)]
+    (dloss, gloss), (of_dloss, of_gloss) = sess.run([[dloss, gloss], slopes])
+    right = sign > 0  # about both kinds of pictures
+    assert dloss == pytest.approx(0 if right else 400)
+    assert np.ravel(of_dloss) == pytest.approx([0, 0] if right else [1, -1])
+    if name == "bce":
+        assert (gloss, np.ravel(of_gloss)[0]) == pytest.approx((200, -1) if right else (0, 0))
+    else:
+        assert (gloss, np.ravel(of_gloss)[0]) == pytest.approx((0, 0) if right else (-200, -1))
+
+
+def test_the_articles_loss_stays_finite_when_scores_round_to_0_or_1(sess):
     """In a graph of a batch of any size TensorFlow's optimizer once made log(0) of log((1 - 1) + 1e-11)."""
     logits = tf.placeholder(tf.float32, (None, 1, 1, 1))
     score = tf.reshape(tf.sigmoid(logits), (-1, 1))
-    losses = LOSSES[name](score, score)
+    losses = article_losses(score, score)
     for logit in (-200, 200):
         assert np.isfinite(sess.run(losses, {logits: np.full((8, 1, 1, 1), logit)})).all()
 
 
 def test_class_loss_is_the_log_likelihood_of_the_right_class(sess):
-    probabilities = tf.constant([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]])
-    loss = sess.run(class_loss(tf.constant([[1], [0]]), probabilities))
+    probabilities = np.float32([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]])
+    loss = sess.run(class_loss(tf.constant([[1], [0]]), tf.constant(np.log(probabilities) + 3)))
     assert loss == pytest.approx(-(np.log(0.5) + np.log(0.1)) / 2)
+
+
+@pytest.mark.parametrize(("right", "loss", "slope"), [(0, 0, 0), (1, 400, -1)])
+def test_class_loss_is_exact_however_sure_the_discriminator_is(right, loss, slope, sess):
+    logits = tf.constant([[200.0, -200.0]])
+    value = class_loss(tf.constant([[right]]), logits)
+    value, (slopes,) = sess.run([value, tf.gradients(value, logits)])
+    assert (value, slopes[0, 1]) == pytest.approx((loss, slope))
 
 
 # The step.
@@ -256,7 +307,8 @@ def test_with_classes_the_passes_are_still_one_and_two(graph):
     sess = Fetches()
     gan_feed(sess, None, [None, None], np.zeros(4))
     count = Counter(op.type for op in ancestors(sess.fetches))
-    assert count["Tanh"] == 1 and count["Sigmoid"] == 2 and count["Softmax"] == 2
+    assert count["Tanh"] == 1 and count["Sigmoid"] == 2
+    assert count["SparseSoftmaxCrossEntropyWithLogits"] == 2
 
 
 def test_class_losses_are_added_to_both_sides(sess):
@@ -264,7 +316,7 @@ def test_class_losses_are_added_to_both_sides(sess):
     generator, discriminator = models.acgan_generator(5), models.acgan_discriminator(5)
     for layer in (discriminator.get_layer("score"), discriminator.get_layer("classes")):
         layer.kernel_initializer = "zeros"
-    gan_feed = gan(generator, discriminator, LOSSES["bce"])
+    gan_feed = gan(generator, discriminator)
     sess.run(tf.global_variables_initializer())
     for layer in (discriminator.get_layer("score"), discriminator.get_layer("classes")):
         layer.set_weights([np.zeros_like(weight) for weight in layer.get_weights()])
@@ -283,6 +335,23 @@ def test_with_classes_every_moving_average_moves(sess):
     assert len(averages) == 4
     for old, new in zip(before, sess.run(averages), strict=True):
         assert (old != new).all()
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_the_means_of_the_scores_are_reported_when_asked_for(name, sess):
+    generator, _ = small_pair()
+    output = OUTPUTS[name]
+    layers = keras.layers
+    discriminator = keras.Sequential([layers.InputLayer((5,)), layers.Dense(1, activation=output.activation)])
+    gan_feed = gan(generator, discriminator, LOSSES[name], learning_rate=1e-12, score=output.score)
+    sess.run(tf.global_variables_initializer())
+    kernel = discriminator.weights[0]
+    kernel.load(np.full((5, 1), 0.2, np.float32), sess)
+    images, noise = np.ones((2, 5)), np.zeros((2, 3))  # G makes 0 of 0
+    assert len(gan_feed(sess, images, noise)) == 2
+    scores = gan_feed(sess, images, noise, scores=True)[2:]
+    expected = np.array([1, 0]) if name == "lsgan" else 1 / (1 + np.exp(-np.array([1, 0])))
+    assert scores == pytest.approx(expected, abs=1e-5)
 
 
 def test_in_turns_one_network_moves_per_step_and_the_passes_are_one_and_two(sess):

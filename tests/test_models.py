@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 import data
+import dcgan_keras
 import models
+from command import InputError
 from tf1 import keras, tf
 
 
@@ -55,7 +57,8 @@ def test_a_model_can_be_saved_and_loaded_without_foreign_code(name, graph, tmp_p
 # The other networks of the sources.
 
 SIZES = {  # G's input and both networks' (all, trainable) parameters, worked out by hand from kernels and channels
-    "mnist": (100, (2_656_897, 2_656_321), (400_385, 400_385)),
+    "mnist": (100, (2_656_897, 2_656_321), (404_466, 404_466)),
+    "mnist-plain": (100, (2_656_897, 2_656_321), (400_385, 400_385)),
     "dcgan64": (100, (12_664_195, 12_660_355), (11_041_665, 11_038_081)),
     "faces200": (100, (8_339_395, 8_338_947), (655_635_009, 655_635_009)),
 }
@@ -89,8 +92,42 @@ def test_every_dataset_goes_with_a_model():
     assert models.DEFAULT_MODEL["mnist"] == "mnist"
 
 
+@pytest.mark.parametrize("size", [32, 64, 128, 256])
+def test_dcgan_comes_in_sizes_with_the_papers_channels(size, graph):
+    pair = models.pair("dcgan", size)
+    generator, discriminator = pair.generator(), pair.discriminator()
+    assert pair.shape == (size, size, 3)
+    assert generator.output_shape == discriminator.input_shape == (None, size, size, 3)
+    assert discriminator.output_shape == (None, 1)
+    of_generator, of_discriminator = (
+        [layer.output_shape[1:] for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+        for model in (generator, discriminator)
+    )
+    assert of_generator == [(4 << k, 4 << k, 1024 >> k) for k in range(int(np.log2(size)) - 2)]
+    assert of_discriminator == of_generator[-2::-1]  # without the stage next to the picture
+
+
+@pytest.mark.parametrize(("name", "size"), [("dcgan", 48), ("article", 64), ("dcgan64", 128), ("mnist", 32)])
+def test_a_size_that_a_model_does_not_have_is_refused_with_those_that_it_has(name, size):
+    with pytest.raises(InputError, match="no size") as refused:
+        models.pair(name, size)
+    own = models.MODELS[name]
+    assert all(str(each) in str(refused.value) for each in own.sizes or own.shape[:1])
+
+
+def test_models_have_the_settings_of_their_sources():
+    settings = {
+        name: (p.loss, p.smoothing, p.batch_size, p.learning_rate, p.beta1) for name, p in models.MODELS.items()
+    }
+    assert settings["article"] == ("article", 0.1, 32, 1e-4, 0.2)  # the article
+    assert settings["dcgan"] == settings["dcgan64"] == ("bce", 0, 128, 2e-4, 0.5)  # Radford et al. 2015, section 4
+    assert settings["faces200"] == ("bce", 0.1, 256, 2e-4, 0.5)  # "Making DCGAN on Keras"
+    assert settings["mnist"] == settings["mnist-plain"] == ("bce", 0, 100, 2e-4, 0.5)  # Keras' mnist_acgan.py
+    assert {p.loss for p in models.MODELS.values()} <= dcgan_keras.LOSSES.keys()
+
+
 def test_dcgan64_has_no_dense_layer_and_normal_initial_weights(sess):
-    for model in (models.dcgan64_generator(), models.dcgan64_discriminator()):
+    for model in (models.dcgan_generator(), models.dcgan_discriminator()):
         sess.run(tf.global_variables_initializer())
         assert not [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
         kernels = np.concatenate([weight.ravel() for weight in model.get_weights() if weight.ndim == 4])
