@@ -19,12 +19,9 @@ def two_model(
     losses: Callable,
     learning_rate: float = 1e-4,
     beta1: float = 0.2,
-    score: Callable | None = None,
+    score: Callable = tf.identity,
 ) -> Callable[..., list[np.float32]]:
     """The same as `dcgan_keras.gan()`, the recipe apart. It compiles the discriminator.
-
-    score: makes of D's output the D(x) that `feed(..., scores=True)` reports; without it there is none to report, and
-    Keras has no metric to compute.
 
     losses: D's is a sum of what depends on `gscore` and what depends on `rscore`, and G's depends on `gscore` alone, as
     in every source.
@@ -44,15 +41,11 @@ def two_model(
     def gloss_of_batch(_, score):
         return losses(score, rest)[1] * tf.ones_like(score[:, 0])
 
-    def mean_score(_, output):
-        return tf.reduce_mean(score(output))
-
     def compiled(model, loss):
         heads = len(model.outputs) - 1  # AC-GAN's second
         optimizer = keras.optimizers.legacy.Adam(learning_rate, beta_1=beta1, epsilon=1e-8)
         class_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        metrics = [[mean_score], *[[]] * heads] if score else None
-        model.compile(optimizer, [loss, *[class_loss] * heads], metrics)
+        model.compile(optimizer, [loss, *[class_loss] * heads])
         model._make_train_function()
         return model
 
@@ -60,6 +53,10 @@ def two_model(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a property that Keras itself reads
         compiled(discriminator, dloss_of_batch)
+        # Keras' metrics would cost variables, and a run to reset them after each batch.
+        mean_score, mean_scores = tf.reduce_mean(score(discriminator.outputs[0])), []
+        discriminator.train_function.fetches = [mean_score]
+        discriminator.train_function.fetch_callbacks[mean_score] = mean_scores.append
         noise = tf.nest.map_structure(lambda i: keras.Input(i.shape[1:], dtype=i.dtype), generator.input)
         discriminator.trainable = False
         adversarial = compiled(keras.Model(noise, discriminator(generator(noise))), gloss_of_batch)
@@ -74,14 +71,17 @@ def two_model(
             real_classes, fake_classes = [np.reshape(labels, (-1, 1))], [noise_batch[0]]
         else:
             real_classes, fake_classes = [], []
+        mean_scores.clear()
         generated = generator.predict_on_batch(noise_batch)
         real_loss = discriminator.train_on_batch(images, [real, *real_classes])
         fake_loss = discriminator.train_on_batch(generated, [fake, *fake_classes])
         gloss = adversarial.train_on_batch(noise_batch, [real, *fake_classes])
         sess.run(count_step)
-        results = [np.ravel(real_loss)[0] + np.ravel(fake_loss)[0], np.ravel(gloss)[0]]
-        if scores:  # a metric comes last
-            results += [np.ravel(real_loss)[-1], np.ravel(fake_loss)[-1]]
+        results = [
+            np.ravel(real_loss)[0] + np.ravel(fake_loss)[0],
+            np.ravel(gloss)[0],
+            *(mean_scores if scores else []),
+        ]
         return [np.float32(result) for result in results]
 
     return feed

@@ -48,8 +48,9 @@ def test_with_classes_both_recipes_report_the_same_numbers(sess):
     noise = [np.int32([[0], [1]]), np.random.default_rng(0).standard_normal((2, 100), dtype=np.float32)]
     images = np.random.default_rng(1).uniform(-1, 1, (2, 28, 28, 1))
     one_pass, two_models = (feed(sess, images, noise, np.array([2, 3]), scores=True) for feed in feeds)
-    # Not equal: dropout draws other masks, and G normalizes by moving averages here.
-    np.testing.assert_allclose(two_models, one_pass, rtol=0.3)
+    # About the same: dropout draws other masks, and G normalizes by its moving averages here. G's loss is left out, as
+    # one pass adds the class loss of real pictures to it, which G cannot change.
+    np.testing.assert_allclose(np.delete(two_models, 1), np.delete(one_pass, 1), rtol=0.3)
     assert len(feeds[1](sess, images, noise, np.array([2, 3]))) == 2
 
 
