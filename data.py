@@ -29,14 +29,19 @@ def load(
     skip_bad: bool = False,
     cache_dir: str | os.PathLike | None = None,
     split: str = "train",
+    check_cache: bool = False,
+    labelled: bool = False,
 ) -> Dataset:
     """The dataset `name`, one of `DATASETS`, as pictures of `shape`, the model's (height, width, channels).
 
-    `data_dir` is where the pictures are: needed by "folder"; "cifar10" and "mnist" are downloaded by Keras without it
-    and never touch the network with it. `seed` (0 or more) draws the shapes. `skip_bad` leaves out the pictures of a
-    folder that cannot be read. `cache_dir` holds a folder's decoded pictures, by default
-    `$XDG_CACHE_HOME/dcgan_keras` or `~/.cache/dcgan_keras`. `split` is "train" or "test": the official one of "cifar10"
-    and "mnist", other draws of "shapes"; a folder has no "test". Raises `InputError`, and then leaves nothing behind.
+    data_dir: where the pictures are. "folder" needs it; "cifar10" and "mnist" are downloaded by Keras without it and
+    never touch the network with it. seed: 0 or more, draws "shapes". skip_bad: leave out the pictures of a folder that
+    cannot be read. cache_dir: of a folder's decoded pictures, by default `$XDG_CACHE_HOME/dcgan_keras` or
+    `~/.cache/dcgan_keras`. split: "train" or "test"; the official one of "cifar10" and "mnist", other draws of
+    "shapes", while a folder has no "test". check_cache: verify the checksum of a folder's cache. labelled: refuse a
+    folder without classes.
+
+    Raises `InputError`, also for an option that the dataset does not use, and then leaves nothing behind.
     """
     shape = tuple(shape)
     if name not in DATASETS:
@@ -45,12 +50,17 @@ def load(
         raise InputError(f"the model makes pictures of {shape}; datasets have (height, width, 1) or (height, width, 3)")
     if split not in ("train", "test"):
         raise InputError(f"there is no split {printable(split)}; choose train or test")
+    if name == "shapes" and data_dir is not None:
+        raise InputError("--data-dir is not for --dataset shapes, whose pictures are drawn")
+    for option, given in {"--skip-bad": skip_bad, "--check-cache": check_cache}.items():
+        if given and name != "folder":
+            raise InputError(f"{option} is for --dataset folder, not for {name}")
     if name == "shapes":
         return shapes.load(shape, seed if split == "train" else [seed, 1])
     if name == "folder":
         if split == "test":
             raise InputError("a folder has no test pictures; choose another dataset")
-        return folder.load(data_dir, shape, skip_bad, cache_dir)
+        return folder.load(data_dir, shape, skip_bad, cache_dir, check_cache, labelled)
     dataset = (cifar10 if name == "cifar10" else mnist).load(data_dir, split)
     return dataset._replace(images=fitted(dataset.images, shape))
 

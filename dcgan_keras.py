@@ -245,6 +245,7 @@ def parse(arguments: list[str] | None = None):
     add("--out", type=Path, metavar="DIR", help="where everything goes that the run writes (samples/<dataset>)")
     add("--restart", action="store_true", help="begin anew; what is in --out is kept under another name")
     add("--skip-bad", action="store_true", help="leave out pictures of a folder that cannot be read, and list them")
+    add("--check-cache", action="store_true", help="verify the checksum of a folder's decoded pictures first")
     add("--summary", action="store_true", help="print both networks, layer by layer with parameters, and leave")
     arguments = parser.parse_args(arguments)
     arguments.model = arguments.model or models.DEFAULT_MODEL[arguments.dataset]
@@ -299,12 +300,10 @@ def main(arguments: list[str] | None = None) -> int:
         data_dir=arguments.data_dir,
         seed=arguments.seed,
         skip_bad=arguments.skip_bad,
+        check_cache=arguments.check_cache,
+        labelled=pair.with_classes,
     )
-    classes = []
-    if pair.with_classes:
-        if dataset.labels is None:
-            raise InputError(f"--model {arguments.model} needs classes: put the pictures into one subfolder for each")
-        classes = [len(dataset.classes)]
+    classes = [len(dataset.classes)] if pair.with_classes else []
     with job.scope():
         generator, discriminator = pair.generator(*classes), pair.discriminator(*classes, activation=output.activation)
     memory.check(generator, discriminator, arguments.batch_size * job.local)

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 
 Shape = tuple[int, int, int]  # (height, width, channels)
@@ -14,7 +13,7 @@ class Dataset(NamedTuple):
     """Pictures in uint8 and, where they are known, their classes."""
 
     name: str
-    images: np.ndarray | h5py.Dataset  # (n, height, width, channels) uint8
+    images: np.ndarray  # (n, height, width, channels) uint8
     labels: np.ndarray | None  # (n,) int64, index into `classes`
     classes: list[str]
 

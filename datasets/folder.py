@@ -15,16 +15,15 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import h5py
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from command import InputError, sha256
+from command import InputError
 from datasets import Dataset, Shape, cache_home, printable
 
 MAX_PIXELS = 2**26  # of one picture: 67 million, up to 0.5 GB while it is decoded
-CACHE_HEAD = 512  # bytes in front of a cache's HDF5 content: `CACHE_MAGIC` and the SHA-256 of everything behind
-CACHE_MAGIC = b"dcgan_keras pictures 1\n"  # the number changes whenever `picture` makes other pixels
+VERSION = 2  # of the cache; changes whenever `picture` makes other pixels
+QUIET = 1  # seconds of decoding without a progress bar
 
 # A stub that Pillow cannot read without a plugin, or a reader that hands the file to another program (Ghostscript).
 _NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -93,38 +92,58 @@ def fit(image: Image.Image, shape: Shape) -> np.ndarray:
 
 
 def load(
-    data_dir: str | os.PathLike | None, shape: Shape, skip_bad: bool, cache_dir: str | os.PathLike | None
+    data_dir: str | os.PathLike | None,
+    shape: Shape,
+    skip_bad: bool = False,
+    cache_dir: str | os.PathLike | None = None,
+    check_cache: bool = False,
+    labelled: bool = False,
 ) -> Dataset:
-    """All pictures under `data_dir`, read through a cache on disk; subfolders of the first level are the classes."""
+    """All pictures under `data_dir`, decoded into a cache on disk; subfolders of the first level are the classes.
+
+    A picture outside the subfolders has no class: then there are no labels, which is reported, or refused where the
+    model needs them (`labelled`). Raises `InputError`.
+    """
     if data_dir is None:
         raise InputError("--dataset folder needs --data-dir, the folder with the pictures")
     root = os.path.abspath(data_dir)
     files = _files_under(root)
     if not files:
         raise InputError(f"{printable(root)} has no pictures; name another folder with --data-dir")
+    if labelled and (stray := _strays(root, [file.name for file in files])):
+        raise InputError(f"the model needs classes, and {stray}; put every picture into a subfolder named as its class")
     cache_dir = cache_dir or cache_home()
-    key = hashlib.sha256(repr((CACHE_MAGIC, os.path.realpath(root), shape, files)).encode())
-    path = Path(cache_dir, f"{key.hexdigest()[:32]}.h5")
+    key = hashlib.sha256(repr((VERSION, os.path.realpath(root), shape, files)).encode())
+    path = Path(cache_dir, f"{key.hexdigest()[:32]}.pictures")
     try:
-        if not _is_intact(path):
-            _write_cache(path, root, files, shape, skip_bad)
-        cached = h5py.File(path, "r")  # stays open for as long as its dataset is in use
-    except (OSError, RuntimeError) as error:  # h5py tells of a full disk by the one or the other
-        reason = printable(str(getattr(error, "strerror", None) or error))
+        bad = _bad_of_whole(path, math.prod(shape), check_cache)
+        if bad is None:
+            bad = _decode(path, root, files, shape, skip_bad)
+        _refuse(root, files, bad, skip_bad)
+        images = np.memmap(path, np.uint8, "r", shape=(len(files) - len(bad), *shape))
+    except OSError as error:
         raise InputError(
-            f"the cache in {printable(str(cache_dir))} cannot be used ({reason}); "
+            f"the cache in {printable(str(cache_dir))} cannot be used ({printable(error.strerror or str(error))}); "
             "let XDG_CACHE_HOME name another folder"
         ) from error
-    bad = {int(index): reason for index, reason in json.loads(cached["bad"].asstr()[()]).items()}
-    _refuse(root, files, bad, skip_bad)
     for index, reason in bad.items():
         print(f"skipped {printable(os.path.join(root, files[index].name))}: {reason}", file=sys.stderr)
-    folders = [os.path.split(file.name) for i, file in enumerate(files) if i not in bad]
-    if not all(folder for folder, _ in folders):  # a picture outside the subfolders has no class, so there are none
-        return Dataset("folder", cached["images"], None, [])
-    names = [folder.split(os.sep)[0] for folder, _ in folders]
-    classes, labels = np.unique(names, return_inverse=True)
-    return Dataset("folder", cached["images"], labels.astype(np.int64), [printable(str(name)) for name in classes])
+    names = [file.name for i, file in enumerate(files) if i not in bad]
+    if stray := _strays(root, names):
+        if any(os.sep in name for name in names):
+            print(f"the pictures have no class labels, because {stray}", file=sys.stderr)
+        return Dataset("folder", images, None, [])
+    classes, labels = np.unique([name.split(os.sep)[0] for name in names], return_inverse=True)
+    return Dataset("folder", images, labels.astype(np.int64), [printable(str(name)) for name in classes])
+
+
+def _strays(root: str, names: list[str]) -> str:
+    """A clause about the pictures that are in no subfolder, or "" if there are none."""
+    strays = [name for name in names if os.sep not in name]
+    if not strays:
+        return ""
+    others = f" and {len(strays) - 1} more are" if len(strays) > 1 else " is"
+    return f"{printable(os.path.join(root, strays[0]))}{others} in no subfolder"
 
 
 class _File(NamedTuple):
@@ -176,55 +195,143 @@ def _refuse(root: str, files: list[_File], bad: dict[int, str], skip_bad: bool) 
     raise InputError(f"{printable(os.path.join(root, files[index].name))}{others} cannot be read: {reason}; {advice}")
 
 
-def _write_cache(path: Path, root: str, files: list[_File], shape: Shape, skip_bad: bool) -> None:
-    """Decode `files` one by one into the HDF5 file `path`: "images" (n, *shape) and "bad", {index: reason} as JSON.
+# A cache holds the bytes of its pictures, then a note in JSON, then the note's SHA-256 and length. Pictures are read
+# where they are, by no format's reader: at worst, a damaged cache shows wrong pixels.
 
-    It is written beside, synced and renamed, so that `path` is whole or does not exist.
+
+class _Decoded:
+    """How far a cache is: {index: reason} of the files that could not be read, and what is known of all others."""
+
+    def __init__(self, bad: dict[int, str] | None = None, pictures: int = 0, digest: "hashlib._Hash | None" = None):
+        self.bad = bad or {}
+        self.hashed = (
+            pictures,
+            digest or hashlib.sha256(),
+        )  # one value: an interrupt finds both as they were, or both new
+
+    @property
+    def files(self) -> int:
+        return self.hashed[0] + len(self.bad)
+
+    def write_note(self, file: BinaryIO, row: int) -> None:
+        """End a cache behind its pictures of `row` bytes, sync and close it."""
+        pictures, digest = self.hashed
+        file.seek(pictures * row)
+        file.truncate()
+        modified = int(time.time()) // 2 * 2  # in even seconds, which every file system can store
+        note = json.dumps({"bad": self.bad, "sha256": digest.hexdigest(), "modified": modified}).encode()
+        file.write(note + hashlib.sha256(note).digest() + len(note).to_bytes(8, "little"))
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        os.utime(file.name, (modified, modified))
+
+
+def _read_note(file: BinaryIO, row: int, check: bool) -> _Decoded | None:
+    """What a cache with pictures of `row` bytes holds, or None if it is damaged. Its length and time of modification
+    are compared; the checksum of its pictures too if `check`, or if the time differs."""
+    length = file.seek(0, os.SEEK_END)
+    file.seek(max(0, length - 40))
+    tail = file.read()
+    end = length - 40 - int.from_bytes(tail[32:], "little")
+    if len(tail) < 40 or end < 0 or end % row:
+        return None
+    file.seek(end)
+    content = file.read(length - 40 - end)
+    if hashlib.sha256(content).digest() != tail[:32]:
+        return None
+    note = json.loads(content)
+    decoded = _Decoded({int(index): reason for index, reason in note["bad"].items()}, end // row)
+    if check or os.fstat(file.fileno()).st_mtime != note["modified"]:
+        file.seek(0)
+        digest = hashlib.sha256()
+        for start in range(0, end, 1 << 20):
+            digest.update(file.read(min(1 << 20, end - start)))
+        if digest.hexdigest() != note["sha256"]:
+            return None
+        decoded.hashed = end // row, digest
+        os.utime(file.name, (note["modified"], note["modified"]))  # or it would be checked every time
+    return decoded
+
+
+def _bad_of_whole(path: Path, row: int, check: bool) -> dict[int, str] | None:
+    """{index: reason} of the pictures that are not in the cache `path`; None if it is missing or damaged."""
+    try:
+        with open(path, "rb") as file:
+            decoded = _read_note(file, row, check)
+    except FileNotFoundError:
+        return None
+    return decoded and decoded.bad
+
+
+def _decode(path: Path, root: str, files: list[_File], shape: Shape, skip_bad: bool) -> dict[int, str]:
+    """Decode `files` into the cache `path` and return {index: reason} of those that cannot be read.
+
+    It is written under another name, so that `path` is whole or does not exist. What an interrupted process has
+    decoded is kept as `*.interrupted`, and the next one, which takes it by renaming, goes on from there.
     """
+    row, interrupted = math.prod(shape), path.with_suffix(".interrupted")
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob("*.partial"):  # by a run that was killed: a living one writes all the time
-        with suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > 3600:
-                left.unlink()
-    needed, free = len(files) * math.prod(shape), shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise OSError(f"it needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left")
+    for pattern, hours in (
+        ("*.partial", 1),
+        ("*.interrupted", 240),
+    ):  # a living process writes to its file all the time
+        for left in path.parent.glob(pattern):
+            with suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > 3600 * hours:
+                    left.unlink()
     handle, partial = tempfile.mkstemp(".partial", dir=path.parent)
     os.close(handle)
     try:
-        bad = {}
-        with h5py.File(partial, "w", userblock_size=CACHE_HEAD) as cached:
-            images = cached.create_dataset(
-                "images", (len(files), *shape), np.uint8, chunks=(1, *shape), maxshape=(len(files), *shape)
-            )
-            for index, file in enumerate(files):
-                try:
-                    images[index - len(bad)] = picture(os.path.join(root, file.name), shape)
-                except InputError as error:
-                    bad[index] = str(error)
-            images.resize(len(files) - len(bad), axis=0)
-            cached["bad"] = json.dumps(bad)
-        if _files_under(root) != files:
-            raise InputError(f"{printable(root)} changed while it was read; run again when nothing writes there")
-        _refuse(root, files, bad, skip_bad)
+        with suppress(FileNotFoundError):
+            os.replace(interrupted, partial)
         with open(partial, "r+b") as file:
-            file.seek(CACHE_HEAD)
-            digest = sha256(file).digest()
-            file.seek(0)
-            file.write(CACHE_MAGIC + digest)
-            file.flush()
-            os.fsync(file.fileno())
+            decoded = _read_note(file, row, check=True) or _Decoded()
+            file.truncate(decoded.hashed[0] * row)
+            file.seek(0, os.SEEK_END)
+            needed, free = (len(files) - decoded.files) * row, shutil.disk_usage(path.parent).free
+            if needed > free:
+                raise OSError(f"it needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left")
+            try:
+                _append(decoded, file, root, files, shape)
+                changed = _files_under(root) != files
+            except KeyboardInterrupt:
+                decoded.write_note(file, row)
+                os.replace(partial, interrupted)
+                print(
+                    f"\n{decoded.files} of {len(files)} pictures are decoded: rerun the command to resume",
+                    file=sys.stderr,
+                )
+                raise
+            if changed:
+                raise InputError(f"{printable(root)} changed while it was read; rerun when nothing writes there")
+            _refuse(root, files, decoded.bad, skip_bad)
+            decoded.write_note(file, row)
         os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(partial)
+    return decoded.bad
 
 
-def _is_intact(path: Path) -> bool:
-    """Whether the cache `path` exists and is whole, down to the last bit; only then HDF5 gets to see it."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(CACHE_HEAD)
-            return head.startswith(CACHE_MAGIC + sha256(file).digest())
-    except FileNotFoundError:
-        return False
+def _append(decoded: _Decoded, file: BinaryIO, root: str, files: list[_File], shape: Shape) -> None:
+    """Decode what is missing of `files` to the end of a cache, with a progress bar if it takes longer than `QUIET`."""
+    began, bar = time.monotonic(), None
+    for index in range(decoded.files, len(files)):
+        try:
+            pixels = picture(os.path.join(root, files[index].name), shape).tobytes()
+        except InputError as error:
+            decoded.bad[index] = str(error)
+        else:
+            file.write(pixels)
+            pictures, digest = decoded.hashed
+            digest = digest.copy()
+            digest.update(pixels)
+            decoded.hashed = pictures + 1, digest
+        if not bar and time.monotonic() - began > QUIET:
+            from tf1 import keras  # here: TensorFlow takes seconds to import, and a small folder does not need it
+
+            print(f"decoding {len(files)} pictures, once")
+            bar = keras.utils.Progbar(len(files), interval=0.2 if sys.stdout.isatty() else 30, unit_name="picture")
+        if bar:
+            bar.update(index + 1)

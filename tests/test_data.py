@@ -113,3 +113,16 @@ def test_the_checksum_is_of_every_picture_label_and_shape():
     others += [dataset._replace(labels=None), dataset._replace(images=dataset.images.reshape(200, 1, 4, 1))]
     assert data.checksum(dataset) == data.checksum(numbered(200))
     assert len({data.checksum(each) for each in [dataset, *others]}) == 1 + len(others)
+
+
+@pytest.mark.parametrize(
+    "option, name, value",
+    [
+        ("--data-dir", "shapes", {"data_dir": "pictures"}),
+        ("--skip-bad", "cifar10", {"skip_bad": True}),
+        ("--skip-bad", "shapes", {"skip_bad": True}),
+        ("--check-cache", "mnist", {"check_cache": True}),
+    ],
+)
+def test_an_option_that_the_dataset_does_not_use_is_refused_by_name(option, name, value):
+    refused(option, name, name=name, shape=RGB32, **value)
