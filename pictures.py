@@ -49,9 +49,9 @@ def numbered(images: np.ndarray, numbers: Sequence[int], scale: int = 1) -> np.n
 
 
 def named_rows(images: np.ndarray, names: Sequence[str], columns: int, scale: int = 1) -> Image.Image:
-    """A grid whose rows have their names to the left, white on black; names are cut after 24 characters."""
+    """A grid whose rows have their names to the left, white on black; names are cut after 32 characters."""
     picture = grid(images, columns, scale)
-    names = [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
+    names = [name if len(name) <= 32 else f"{name[:31]}…" for name in names]
     draw = ImageDraw.Draw(picture)
     margin = 12 + int(max(draw.textlength(name, font_size=13) for name in names))
     canvas = Image.new(picture.mode, (margin + picture.width, picture.height))

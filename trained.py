@@ -1,5 +1,6 @@
 """A trained generator: from a file of weights to pictures."""
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,26 +88,48 @@ def load_generator(path: Path, name: str | None = None, batch_statistics: bool =
     Raises `InputError` when they fit none, or several that mean different pixels by the same numbers.
     """
     layers = weights.read(path)
-    differences = {}
-    for candidate in [name] if name else models.MODELS:
-        with tf.Graph().as_default():
-            differences[candidate] = weights.mismatch(build(models.MODELS[candidate], layers), layers)
-    fitting = [candidate for candidate, difference in differences.items() if difference is None]
+    classes = class_count(layers)
+    candidates = [(each, size) for each in ([name] if name else models.MODELS) for size in sizes(each)]
+    differences = {
+        candidate: weights.mismatch(untrained(*candidate, classes, models.MODELS[candidate[0]]), layers)
+        for candidate in candidates
+    }
+    fitting = [candidate for candidate in candidates if differences[candidate] is None]
     if not fitting:
-        reasons = "; ".join(f"{candidate}: {difference}" for candidate, difference in differences.items())
+        reasons = "; ".join(f"{each} of size {size}: {what}" for (each, size), what in differences.items())
         raise InputError(f"{path} does not have the weights of {'this model' if name else 'any model'}: {reasons}")
-    if len({models.MODELS[candidate].pixels for candidate in fitting}) > 1:
-        raise InputError(f"{path} fits several models: say which it is of with --model {' or '.join(fitting)}")
-    pair = models.MODELS[fitting[0]]
-    model = build(pair, layers)
+    if len({models.MODELS[each].pixels for each, _ in fitting}) > 1:
+        raise InputError(f"{path} fits several models: choose with --model {' or '.join(each for each, _ in fitting)}")
+    name, size = fitting[0]
+    pair = models.pair(name, size)
+    model = build(pair, classes)
     weights.set_weights(model, layers)
-    return Generator(fitting[0], model, pair.pixels, batch_statistics=batch_statistics)
+    return Generator(name, model, pair.pixels, batch_statistics=batch_statistics)
 
 
-def build(pair: models.Pair, layers: list[weights.LayerWeights]) -> keras.Model:
-    """The generator of a pair, with as many classes, if it has them, as the first matrix of the weights has rows."""
-    matrices = [array for layer in layers for array in layer.arrays if array.ndim == 2]
-    return pair.generator(len(matrices[0])) if pair.with_classes and matrices else pair.generator()
+def sizes(name: str) -> tuple[int, ...]:
+    """The heights of the pictures that a model of the table can have."""
+    pair = models.MODELS[name]
+    return pair.sizes or pair.shape[:1]
+
+
+def class_count(layers: list[weights.LayerWeights]) -> int:
+    """How many classes a generator has, if it has them: as many as the first matrix of the weights has rows."""
+    return next((len(array) for layer in layers for array in layer.arrays if array.ndim == 2), 0)
+
+
+def build(pair: models.Pair, classes: int) -> keras.Model:
+    return pair.generator(classes) if pair.with_classes and classes else pair.generator()
+
+
+@functools.cache
+def untrained(name: str, size: int, classes: int, pair: models.Pair) -> keras.Model:
+    """A generator to compare shapes with, in a graph of its own. Kept, as many files may be read in turn.
+
+    pair: what the table has by that name, so that another table is another generator.
+    """
+    with tf.Graph().as_default():
+        return build(models.pair(name, size), classes)
 
 
 def digest(path: Path) -> str:

@@ -1,39 +1,54 @@
-"""How good a generator's pictures are, in numbers that need no download.
+"""Measure the quality of a generator's pictures, with nothing to download.
 
     python -m reproduce.evaluate --dataset cifar10 --data-dir DIR --weights samples/cifar10/generator_*.h5
 
 A small classifier is trained once on the dataset itself. In the space of its features, samples are compared with the
-test pictures by the Frechet distance (Heusel et al. 2017) and by precision and recall (Kynkäänniemi et al. 2019). The
-same numbers of real pictures that the classifier has not seen show how good they can become. They compare generators of
-one dataset with each other; they are no "FID", which is what --inception is for.
+test pictures. The first line has the same numbers for real pictures that the classifier has not seen: the best that a
+generator can reach. The numbers compare generators of one dataset with each other. They are not the usual FID; for that
+there is --inception.
+
+    frechet     Fréchet distance, less is better (Heusel et al. 2017)
+    precision   share of samples among real pictures, recall the other way round (Kynkäänniemi et al. 2019)
+    rarest      share of samples in the class that the classifier finds least often
+    variety     mean distance between two samples, in their pixels, as a multiple of that between two test pictures; of
+                a generator with classes, both within a class, and of the class where it is least
+    asked       share of samples that the classifier finds in the class that was asked for
+
+Pictures larger than 64x64 are compared reduced to that size.
 """
 
 import csv
 import hashlib
 import io
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 import command
 import data
 import models
 import training
 from command import InputError
+from datasets import cache_home
 from tf1 import keras, session_config, set_seed, tf
+from trained import load_generator
 
 layers = keras.layers
 
 K = 3  # which nearest neighbour bounds a point's ball: Kynkäänniemi et al. 2019, section 3.1
 BLOCK = 1000  # rows of a distance matrix held at a time: 80 MB of 10,000 columns
-FIELDS = ("pictures", "step", "samples", "frechet", "precision", "recall")
+LARGEST = 64  # pixels, of a side: what the classifier sees
+FIELDS = ("pictures", "step", "samples", "frechet", "precision", "recall", "rarest", "variety", "asked")
+LINE = "{:<40} {:>7} {:>8} {:>9} {:>10} {:>7} {:>7} {:>8} {:>7}"
 
 # How the classifier is trained. The cache is keyed by the four numbers, so a change of them trains it anew.
 EPOCHS, BATCH, PEAK_RATE, RECIPE = 6, 128, 0.2, 1
 
-# The two measures: numpy only.
+# The measures: numpy only.
 
 
 def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
@@ -52,14 +67,18 @@ def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
     return float(difference @ difference + np.trace(c1) + np.trace(c2) - 2 * roots.sum())
 
 
-def precision_and_recall(real: np.ndarray, generated: np.ndarray, k: int = K) -> tuple[float, float]:
+def precision_and_recall(
+    real: np.ndarray, generated: np.ndarray, k: int = K, real_radii: np.ndarray | None = None
+) -> tuple[float, float]:
     """The share of generated points within the manifold of the real ones, and the other way round, 0 to 1.
 
     real, generated: (n, features) and (m, features), n and m above k. A set's manifold is the union of balls around its
     points, each reaching to its k-th nearest neighbour. Source: Kynkäänniemi et al. 2019, section 3.1, equations 1, 2.
+    real_radii: `squared_radii(real, k)`, if they are known; they take a third of the time.
     """
     real, generated = np.asarray(real, np.float64), np.asarray(generated, np.float64)
-    real_radii, generated_radii = squared_radii(real, k), squared_radii(generated, k)
+    real_radii = squared_radii(real, k) if real_radii is None else real_radii
+    generated_radii = squared_radii(generated, k)
     covered = np.zeros(len(generated), bool)
     recalled = 0
     for rows, squares in squared_distances(real, generated):
@@ -70,17 +89,40 @@ def precision_and_recall(real: np.ndarray, generated: np.ndarray, k: int = K) ->
 
 def squared_radii(points: np.ndarray, k: int) -> np.ndarray:
     """(n,): each point's squared distance to its k-th nearest neighbour among the others. points: (n, features)."""
+    points = np.asarray(points, np.float64)
     # In each row the point itself comes first, at distance 0.
     return np.concatenate([np.partition(squares, k, axis=1)[:, k] for _, squares in squared_distances(points, points)])
 
 
 def squared_distances(rows: np.ndarray, columns: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """The matrix of all squared distances, (n, features) against (m, features), as (rows, (BLOCK, m)) by and by."""
+    """The matrix of all squared distances of (n, features) to (m, features), block by block as (rows, (BLOCK, m))."""
     lengths = (columns**2).sum(axis=1)
     for first in range(0, len(rows), BLOCK):
         block = rows[first : first + BLOCK]
         squares = (block**2).sum(axis=1)[:, np.newaxis] + lengths - 2 * block @ columns.T
         yield slice(first, first + len(block)), squares.clip(0)
+
+
+def mean_distance(images: np.ndarray, most: int = 1000) -> float:
+    """The mean Euclidean distance between two of these pictures, (n, ...) uint8, n at least 2; of `most` among them."""
+    chosen = np.linspace(0, len(images) - 1, min(len(images), most)).astype(int)
+    points = images[chosen].reshape(len(chosen), -1) / 255
+    total = sum(np.sqrt(squares).sum() for _, squares in squared_distances(points, points))
+    return float(total / (len(chosen) * (len(chosen) - 1)))
+
+
+def variety(
+    real: np.ndarray, generated: np.ndarray, real_labels: np.ndarray, labels: np.ndarray | None = None
+) -> float:
+    """How much generated pictures differ from each other, as a multiple of how much real ones do.
+
+    real, generated: (n, ...) and (m, ...) uint8. With `labels`, (m,), both within a class, and of the class where it is
+    least.
+    """
+    if labels is None:
+        return mean_distance(generated) / mean_distance(real)
+    pairs = [(real[real_labels == label], generated[labels == label]) for label in np.unique(labels)]
+    return min((mean_distance(b) / mean_distance(a) for a, b in pairs if len(a) > 1 and len(b) > 1), default=np.nan)
 
 
 # The features: the classifier's, or Inception's.
@@ -144,7 +186,7 @@ def cached_classifier(dataset: data.Dataset, seed: int) -> list[np.ndarray]:
     digest = hashlib.sha256(repr((EPOCHS, BATCH, PEAK_RATE, RECIPE, seed, dataset.images.shape)).encode())
     digest.update(np.ascontiguousarray(dataset.images))
     digest.update(dataset.labels)
-    path = data.cache_home() / f"classifier_{digest.hexdigest()[:32]}.npz"
+    path = cache_home() / f"classifier_{digest.hexdigest()[:32]}.npz"
     if path.exists():
         checksum, content = path.read_bytes()[:64], path.read_bytes()[64:]
         if checksum == hashlib.sha256(content).hexdigest().encode():
@@ -209,30 +251,36 @@ def in_batches(function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, s
 # The command.
 
 
-def sampler(
-    sess: tf.Session, generator: keras.Model, pixels: tuple[float, float], count: int, seed: int, batch_statistics: bool
-) -> Callable[[Path], np.ndarray]:
-    """Returns `sample(weights)`: `count` pictures, uint8, from the same noise each time, of the weights in a file.
+def samples(
+    path: Path, model: str | None, count: int, seed: int, batch_statistics: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """`count` pictures of the generator in a file, uint8, and the classes that were asked for, all equally often.
 
-    The generator normalizes by its moving averages, as the author's program does when it shows samples, or, with
-    `batch_statistics`, by each batch of 32 itself, as in training.
+    From the same noise for every file. The generator normalizes by its moving averages, as the author's program does
+    when it shows samples, or, with `batch_statistics`, by each batch of 32 itself, as in training.
     """
     size = 32
-    noise = training.noise_for(seed, 0, -(-count // size) * size, generator.input_shape[1:])
-    placeholder = tf.placeholder(tf.float32, (None, *generator.input_shape[1:]))
-    generated = generator(placeholder, training=batch_statistics)
+    with tf.Graph().as_default(), tf.Session(config=session_config()) as sess:
+        keras.backend.set_session(sess)
+        generator = load_generator(path, model, batch_statistics)
+        noise = training.noise_for(seed, 0, -(-count // size) * size, generator.latent)
+        labels = np.arange(len(noise)) % generator.classes if generator.classes else None
+        images = generator.pictures(noise, 0 if labels is None else labels, batch=size)[:count]
+    return reduced(images), labels if labels is None else labels[:count]
 
-    def sample(path):
-        try:
-            generator.load_weights(path)
-        except Exception as error:  # h5py and Keras have no complete list of what they raise
-            reason = command.one_line(error)
-            raise InputError(f"{path} has no weights of this model's generator ({reason}); check --model") from error
-        return data.unscale(in_batches(lambda batch: sess.run(generated, {placeholder: batch}), noise, size), pixels)[
-            :count
-        ]
 
-    return sample
+def reduced(images: np.ndarray) -> np.ndarray:
+    """Pictures of at most `LARGEST` pixels a side, each the mean of those that it stands for."""
+    height, width = (min(side, LARGEST) for side in images.shape[1:3])
+    if (height, width) == images.shape[1:3]:
+        return images
+    small = [
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).resize(
+            (width, height), Image.Resampling.BOX
+        )
+        for image in images
+    ]
+    return np.stack([np.asarray(image).reshape(height, width, -1) for image in small])
 
 
 def step_of(path: Path) -> int | None:
@@ -247,15 +295,13 @@ def parse(arguments: list[str] | None = None):
     add("--weights", type=Path, nargs="+", required=True, metavar="FILE", help="of generators: one line for each")
     add("--dataset", choices=[d for d in data.DATASETS if d != "folder"], default="cifar10", help="(%(default)s)")
     add("--data-dir", type=Path, metavar="DIR", help="where the data are; without it, Keras downloads and caches them")
-    add("--model", choices=models.MODELS, help="the pair of networks (default: the one that the dataset goes with)")
+    add("--model", choices=models.MODELS, help="default: the one that the weights fit")
     add("--samples", type=command.at_least(K + 1), default=10000, metavar="N", help="of each (%(default)s)")
     add("--seed", type=command.at_least(0), default=0, metavar="N", help="of noise and classifier (%(default)s)")
     add("--batch-statistics", action="store_true", help="sample with each batch's own statistics, not moving averages")
     add("--inception", action="store_true", help="Inception's features, downloaded: the usual FID (slow)")
     add("--out", type=Path, metavar="FILE.csv", help="write the table here too")
-    arguments = parser.parse_args(arguments)
-    arguments.model = arguments.model or models.DEFAULT_MODEL[arguments.dataset]
-    return arguments
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -265,47 +311,59 @@ def main(arguments: list[str] | None = None) -> int:
             raise InputError(f"--weights {path}: there is no such file")
     if arguments.out and not arguments.out.resolve().parent.is_dir():
         raise InputError(f"--out {arguments.out}: there is no such folder")
-    pair, count = models.MODELS[arguments.model], arguments.samples
+    count, seed = arguments.samples, arguments.seed
 
+    made = (
+        (path, *samples(path, arguments.model, count, seed, arguments.batch_statistics)) for path in arguments.weights
+    )
+    first = next(made)
+    shape = first[1].shape[1:]
+    train, test = (
+        data.load(arguments.dataset, shape, data_dir=arguments.data_dir, seed=seed, split=split)
+        for split in ("train", "test")
+    )
+    # The floor: training pictures that the classifier is kept from, a fifth of them and at most 10,000.
+    order = np.random.default_rng(seed).permutation(len(train.images))
+    seen, held_out = np.split(order, [-min(10_000, len(order) // 5)])
     with tf.Graph().as_default(), tf.Session(config=session_config()) as sess:
         keras.backend.set_session(sess)
-        generator = pair.generator()
-        shape = generator.output_shape[1:]
-        train, test = (
-            data.load(arguments.dataset, shape, data_dir=arguments.data_dir, seed=arguments.seed, split=split)
-            for split in ("train", "test")
-        )
-        # The floor: training pictures that the classifier is kept from, a fifth of them and at most 10,000.
-        order = np.random.default_rng(arguments.seed).permutation(len(train.images))
-        seen, held_out = np.split(order, [-min(10_000, len(order) // 5)])
+        logits = None
         if arguments.inception:
             features = inception_features(sess)
         else:
             known = train._replace(images=train.images[seen], labels=train.labels[seen])
-            weights = cached_classifier(known, arguments.seed)
+            weights = cached_classifier(known, seed)
             keras.backend.set_session(sess)
             features, logits = classifier_features(sess, weights, train)
             accuracy = (logits(test.images).argmax(axis=1) == test.labels).mean()
             print(f"the classifier is right about {accuracy:.2%} of {len(test.images)} test pictures")
-        sample = sampler(sess, generator, pair.pixels, count, arguments.seed, arguments.batch_statistics)
         real = features(test.images)
+        radii = squared_radii(real, K)
 
         rows = []
-        print("{:<40} {:>7} {:>8} {:>9} {:>10} {:>7}".format(*FIELDS))
+        print(LINE.format(*FIELDS))
 
-        def measure(name, step, images):
+        def measure(name, step, images, labels):
+            if images.shape[1:] != shape:
+                raise InputError(f"{name} makes pictures of {images.shape[1:]}, the first file of {shape}")
+            if labels is not None and labels.max() >= len(train.classes):
+                raise InputError(f"{name} has more than the {len(train.classes)} classes of {arguments.dataset}")
             found = features(images)
-            numbers = frechet_distance(real, found), *precision_and_recall(real, found)
-            rows.append((name, "" if step is None else step, len(images), *(f"{number:.4f}" for number in numbers)))
-            print("{:<40} {:>7} {:>8} {:>9} {:>10} {:>7}".format(*rows[-1]), flush=True)
+            numbers = [frechet_distance(real, found), *precision_and_recall(real, found, real_radii=radii)]
+            classes = logits(images).argmax(axis=1) if logits else None
+            shares = np.bincount(classes, minlength=len(train.classes)) / len(images) if logits else None
+            numbers += [shares.min() if logits else None, variety(test.images, images, test.labels, labels)]
+            numbers += [(classes == labels).mean() if logits and labels is not None else None]
+            written = ("" if number is None else f"{number:.4f}" for number in numbers)
+            rows.append((name, "" if step is None else step, len(images), *written))
+            print(LINE.format(*rows[-1]), flush=True)
+            if arguments.out:  # after every line: the next may take minutes
+                with command.replacing(arguments.out) as beside, open(beside, "w", newline="") as file:
+                    csv.writer(file, lineterminator="\n").writerows([FIELDS, *rows])
 
-        measure("real, held out", None, train.images[held_out[:count]])
-        for path in arguments.weights:
-            measure(path.name, step_of(path), sample(path))
-
-    if arguments.out:
-        with command.replacing(arguments.out) as beside, open(beside, "w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([FIELDS, *rows])
+        measure("real, held out", None, train.images[held_out[:count]], train.labels[held_out[:count]])
+        for path, images, labels in itertools.chain([first], made):
+            measure(path.name, step_of(path), images, labels)
     return 0
 
 

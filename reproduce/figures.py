@@ -2,16 +2,23 @@
 
 python -m reproduce.figures --run samples/cifar10 --out figures
 
-gan_cifar_32.png                    samples as the article shows them; in true contrast and colours:
-gan_cifar_32_true_contrast.png
-gan_concept.svg, one_pass.svg, two_model.svg    the diagrams, read from the graphs that really run
+gan_cifar_32.png                    the run's newest samples as the article shows them
+gan_cifar_32_true_contrast.png      the same in true contrast and colours
+history_010000.png ...              both of the generators kept at about the author's moments, from the same noise
+history_strip.png                   a row for each of these states: the progress at a glance
+gan_cifar_32_fast.png, gan_cifar_32_best.png    the same of another run (--fast) and of other weights (--best)
+console.md, console.csv             the losses on the author's console beside the run's
 losses.png                          both losses
-quality.png                         the table of `reproduce.evaluate`, over steps
+quality.png                         the tables of `reproduce.evaluate`, over steps
 speed.png                           the table of `reproduce.benchmark`: one pass against two models
+gan_concept.svg, one_pass.svg, two_model.svg    the diagrams, read from the graphs that really run
+
+A run's folder may have only the generators and, in place of losses.csv, the losses_summary.csv of `reproduce.console`.
 """
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,46 +29,85 @@ import command
 import dcgan_keras
 import models
 import pictures
-import training
 from command import InputError
-from reproduce import diagrams, evaluate
+from reproduce import console, diagrams
 from tf1 import keras, session_config, tf
+from trained import digest, load_generator
 
 TILES, COLUMNS, SCALE = 31, 7, 3  # of the article's figure
-SAMPLES = Path("samples")  # what is committed
+STRIP = 10  # tiles in a row of the strip
+NEAR = 0.1  # of a step: how far from the author's moment a kept generator may be
+SAMPLES = Path("samples")
+COMMITTED = SAMPLES / "learning_rate_1e-4", SAMPLES / "learning_rate_1e-3"
+BEST = SAMPLES / "cifar10_generator.h5"
+PALETTE = "#2468a8", "#c65911", "#3a7d34"
+
+
+# Samples.
 
 
 def article_layout(images: np.ndarray) -> Image.Image:
     """31 tiles in rows of seven, a black pixel to the right of and below each, enlarged three times.
 
-    images: (31 or more, height, width, 3) uint8. The picture in the article's figure measures just so, 693 by 495.
+    images: (31 or more, height, width, 1 or 3) uint8. The picture in the article's figure is of this size, 693 by 495.
     """
     with_gaps = np.pad(images[:TILES], ((0, 0), (0, 1), (0, 1), (0, 0)))
     return pictures.grid(with_gaps, columns=COLUMNS, scale=SCALE, gap=0)
 
 
-def samples(weights: Path, model: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """31 samples, (31, height, width, 3) uint8, as the article shows them and as they are.
+def samples(weights: Path, model: str | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """31 samples, (31, height, width, channels) uint8, as the article shows them and as they are.
 
-    The author's program shows 0.5 x + 0.5, so what is trained on [-0.5, 0.5] has half its contrast; and it hands RGB to
-    OpenCV's window, which takes it for BGR, so red and blue change places.
+    The author's program shows 0.5 x + 0.5, so what is trained on [-0.5, 0.5] has half its contrast; and it gives RGB to
+    OpenCV's window, which takes it for BGR, so red and blue are exchanged. Tile k is of seed `seed` + k, and of the
+    classes in turn where the generator has classes.
     """
-    pair = models.MODELS[model]
     with tf.Graph().as_default(), tf.Session(config=session_config()) as sess:
         keras.backend.set_session(sess)
-        generator = pair.generator()
-        shown, true = (
-            evaluate.sampler(sess, generator, pixels, TILES, seed, batch_statistics=False)(weights)
-            for pixels in ((-1, 1), pair.pixels)
-        )
+        generator = load_generator(weights, model)
+        noise = generator.noise(range(seed, seed + TILES))
+        labels = np.arange(TILES) % max(1, generator.classes)
+        shown, true = (generator.pictures(noise, labels, pixels) for pixels in ((-1, 1), generator.pixels))
     return shown[..., ::-1], true
 
 
-def read_diagrams(model: str) -> dict[str, Figure]:
-    """The three diagrams by name, of the networks of `model`."""
+class Run:
+    """What the figures need of a run's folder: its losses and its generators by step.
+
+    weights: of the newest generator, if not those of the folder.
+    """
+
+    def __init__(self, folder: Path, weights: Path | None = None):
+        self.folder, self.name = folder, folder.resolve().name.replace("_", " ")
+        self.spans = console.read_spans(folder)
+        end = max(span.last for span in self.spans)
+        steps = {path: re.search(r"_(\d+)\.h5$", path.name) for path in folder.glob("generator_*.h5")}
+        self.kept = sorted((int(found[1]), path) for path, found in steps.items() if found)
+        newest = weights or folder / "generator.h5"
+        if weights or (newest.is_file() and (not self.kept or self.kept[-1][0] < end)):
+            self.kept.append((end, newest))
+        if not self.kept:
+            raise InputError(f"{folder} has no generator.h5; name the folder of a run with --run")
+
+    def states(self) -> list[tuple[int, Path]]:
+        """The kept generators nearest to the author's moments, and the newest."""
+        found = set()
+        for moment in console.AUTHOR:
+            if moment.step:
+                near = min(self.kept, key=lambda kept: abs(kept[0] - moment.step))
+                if abs(near[0] - moment.step) <= NEAR * moment.step:
+                    found.add(near)
+        return sorted(found | {self.kept[-1]})
+
+
+# Diagrams.
+
+
+def read_diagrams() -> dict[str, Figure]:
+    """The three diagrams by name, of the article's networks."""
     from two_model import two_model
 
-    pair = models.MODELS[model]
+    pair = models.MODELS["article"]
     steps = []
     for recipe in (dcgan_keras.gan, two_model):
         with tf.Graph().as_default():
@@ -75,6 +121,9 @@ def read_diagrams(model: str) -> dict[str, Figure]:
     }
 
 
+# Charts.
+
+
 def chart(ylabel: str, xlabel: str = "step") -> tuple[Figure, object]:
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -84,43 +133,62 @@ def chart(ylabel: str, xlabel: str = "step") -> tuple[Figure, object]:
     return figure, axes
 
 
-def losses_chart(path: Path) -> Figure:
-    """Both losses of a losses.csv: each step's, pale, and their running mean."""
-    rows = np.array(list(training.read_losses(path)))
-    if not len(rows):
-        raise InputError(f"{path} has no losses; name the folder of a run with --run")
-    steps, window = rows[:, 0], max(1, len(rows) // 100)
+def losses_chart(spans: list[console.Span]) -> Figure:
+    """Both losses over steps: the median of each few hundred steps, and between the 10th and 90th percentile a band."""
+    blocks = [span for span in spans if span.steps <= console.BLOCK]
+    steps = [(span.first + span.last) / 2 for span in blocks]
     figure, axes = chart("loss")
-    for column, name, colour in ((1, "D_loss", "#c65911"), (2, "G_loss", "#2468a8")):
-        axes.plot(steps, rows[:, column], color=colour, alpha=0.15, linewidth=0.4, rasterized=True)
-        mean = np.convolve(rows[:, column], np.full(window, 1 / window), "valid")
-        axes.plot(steps[window - 1 :], mean, color=colour, label=f"{name}, mean of {window} steps")
-    axes.set_ylim(0, np.quantile(rows[:, 1:], 0.999))
-    axes.legend(loc="upper left")
+    for name, colour in (("dloss", PALETTE[1]), ("gloss", PALETTE[0])):
+        _, low, median, high = np.array([getattr(span, name) for span in blocks]).T
+        axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(
+            steps, median, color=colour, linewidth=1, label=f"{name}, median of {console.BLOCK} steps; 10% to 90%"
+        )
+    axes.set_ylim(0, None)
+    axes.legend(loc="upper right")
     return figure
 
 
-def quality_chart(path: Path) -> Figure:
-    """Quality over steps from the table of `reproduce.evaluate`; dotted, the same of real pictures."""
-    try:
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-        floor = next(row for row in rows if not row["step"])
-        rows = sorted((row for row in rows if row["step"]), key=lambda row: int(row["step"]))
-        steps = [int(row["step"]) for row in rows]
-        columns = {name: [float(row[name]) for row in [floor, *rows]] for name in ("frechet", "precision", "recall")}
-    except (KeyError, ValueError, TypeError, StopIteration) as error:
-        raise InputError(f"{path} is no table of reproduce.evaluate; make it with its --out") from error
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    titles = ("Fréchet distance (less is better)", "precision and recall (more is better)")
-    for axes, names, title in zip(figure.subplots(1, 2), (("frechet",), ("precision", "recall")), titles, strict=True):
-        for name, colour in zip(names, ("#2468a8", "#c65911"), strict=False):
-            axes.plot(steps, columns[name][1:], "o-", color=colour, label=name)
-            axes.axhline(columns[name][0], color=colour, linestyle=":", label=f"{name} of real pictures")
-        axes.set(title=title, xlabel="step", xlim=(0, None), ylim=(0, None))
+def quality_chart(tables: dict[str, Path]) -> Figure:
+    """Quality over steps, from tables of `reproduce.evaluate` by the name of the run; dotted, that of real pictures."""
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    titles = {
+        "frechet": "Fréchet distance (less is better)",
+        "precision": "precision (more is better)",
+        "recall": "recall",
+    }
+    panels = dict(zip(titles, figure.subplots(1, len(titles)), strict=True))
+    for (run, path), colour in zip(tables.items(), PALETTE, strict=False):
+        floor, rows = read_quality(path)
+        for column, axes in panels.items():
+            axes.plot([step for step, _ in rows], [row[column] for _, row in rows], "o-", ms=4, color=colour, label=run)
+            real = f"real pictures: {floor[column]:.3g}"
+            once = None if real in axes.get_legend_handles_labels()[1] else real
+            axes.axhline(floor[column], color="#777777", linestyle=":", label=once)
+    for column, axes in panels.items():
+        axes.set(title=titles[column], xlabel="step", xscale="log")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        if column == "frechet":
+            axes.set(yscale="log")  # from that of noise to that of real pictures
+            axes.yaxis.set_major_formatter("{x:g}")
+        else:
+            axes.set_ylim(0, 1)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     return figure
+
+
+def read_quality(path: Path) -> tuple[dict[str, float], list[tuple[int, dict[str, float]]]]:
+    """A table of `reproduce.evaluate`: the numbers of real pictures, and those of generators by step."""
+    try:
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        numbers = [{name: float(row[name]) for name in ("frechet", "precision", "recall")} for row in rows]
+        floor = next(found for row, found in zip(rows, numbers, strict=True) if not row["step"])
+        by_step = [(int(row["step"]), found) for row, found in zip(rows, numbers, strict=True) if row["step"]]
+        return floor, sorted(by_step, key=lambda row: row[0])
+    except (KeyError, ValueError, TypeError, StopIteration) as error:
+        raise InputError(f"{path} is no table of reproduce.evaluate; make it with its --out") from error
 
 
 def speed_chart(path: Path) -> Figure:
@@ -152,49 +220,96 @@ def speed_chart(path: Path) -> Figure:
     return figure
 
 
+# The command.
+
+
 def parse(arguments: list[str] | None = None):
     parser = command.Parser(prog="python -m reproduce.figures", description="Make every figure of the article again.")
     add = parser.add_argument
     add("--run", type=Path, metavar="DIR", help="the folder of a run (default: what is committed under samples/)")
-    add("--weights", type=Path, metavar="FILE", help="of the generator (default: the newest of the run)")
-    add("--quality", type=Path, metavar="FILE.csv", help="of reproduce.evaluate (samples/cifar10_quality.csv)")
+    add("--fast", type=Path, metavar="DIR", help="of another run, such as one with a larger learning rate")
+    add("--weights", type=Path, metavar="FILE", help="of the newest generator (default: the run's)")
+    add("--best", type=Path, metavar="FILE", help="weights of one more generator to show")
+    add("--quality", type=Path, nargs="+", metavar="FILE.csv", help="of reproduce.evaluate (quality.csv of each run)")
     add("--benchmark", type=Path, metavar="FILE.json", help="of reproduce.benchmark (samples/benchmark.json)")
-    add("--model", choices=models.MODELS, default="article", help="the networks of the run (%(default)s)")
-    add("--seed", type=command.at_least(0), default=0, metavar="N", help="of the samples' noise (%(default)s)")
+    add("--model", choices=models.MODELS, help="the networks of the run (default: those that the weights fit)")
+    add("--seed", type=command.at_least(0), default=0, metavar="N", help="of the first sample's noise (%(default)s)")
     add("--out", type=Path, default=Path("figures"), metavar="DIR", help="where the figures go (%(default)s)")
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    arguments = parse(arguments)
-    run, out = arguments.run, arguments.out
-    weights = arguments.weights or (run / "generator.h5" if run else SAMPLES / "cifar10_generator.h5")
-    losses = run / "losses.csv" if run else SAMPLES / "cifar10_losses.csv"
-    for path in (weights, losses, arguments.quality, arguments.benchmark):
+def sources(arguments) -> tuple[list[Run], list[Path], Path | None]:
+    """The runs to show, the tables of quality of each, and the best generator: of one source, never mixed."""
+    if arguments.run:
+        folders, best = [arguments.run, *([arguments.fast] if arguments.fast else [])], arguments.best
+    else:
+        first, second = COMMITTED
+        folders, best = [first, arguments.fast or second], arguments.best or BEST
+    for path in (arguments.weights, best, arguments.benchmark, *(arguments.quality or ())):
         if path and not path.is_file():
             raise InputError(f"there is no {path}; name the folder of a run with --run")
+    runs = [Run(folder, weights) for folder, weights in zip(folders, (arguments.weights, None), strict=False)]
+    tables = arguments.quality or [folder / "quality.csv" for folder in folders]
+    if len(tables) > len(runs):
+        raise InputError(f"--quality takes one table for each run, of which there are {len(runs)}")
+    return runs, tables, best
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = parse(arguments)
+    runs, tables, best = sources(arguments)
+    out, run = arguments.out, runs[0]
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out} cannot be made: {error.strerror}") from error
+    written = []
 
-    shown, true = samples(weights, arguments.model, arguments.seed)
-    pictures.save_png(article_layout(shown), out / "gan_cifar_32.png")
-    pictures.save_png(article_layout(true), out / "gan_cifar_32_true_contrast.png")
-    figures = {f"{name}.svg": figure for name, figure in read_diagrams(arguments.model).items()}
-    figures["losses.png"] = losses_chart(losses)
-    for draw, path, option, made_by in (
-        (quality_chart, arguments.quality or SAMPLES / "cifar10_quality.csv", "--quality", "reproduce.evaluate"),
-        (speed_chart, arguments.benchmark or SAMPLES / "benchmark.json", "--benchmark", "reproduce.benchmark"),
-    ):
-        name = draw.__name__.removesuffix("_chart")
-        if path.is_file():
-            figures[f"{name}.png"] = draw(path)
-        else:
-            print(f"no {name}.png: there is no {path} ({option}), which {made_by} writes")
+    def article_figures(name, weights):
+        shown, true = samples(weights, arguments.model, arguments.seed)
+        settings = {"weights": digest(weights), "seeds": f"{arguments.seed}-{arguments.seed + TILES - 1}"}
+        for file, images in ((f"{name}.png", shown), (f"{name}_true_contrast.png", true)):
+            pictures.save_png(article_layout(images), out / file, settings)
+            written.append(file)
+        return true[:STRIP]
+
+    strip = {}
+    for step, weights in run.states():
+        newest = (step, weights) == run.kept[-1]
+        strip[f"{step:,} steps"] = article_figures("gan_cifar_32" if newest else f"history_{step:06d}", weights)
+    for other in runs[1:]:
+        step, weights = other.kept[-1]
+        strip[f"{other.name}, {step:,} steps"] = article_figures("gan_cifar_32_fast", weights)
+    if best:
+        strip["the best"] = article_figures("gan_cifar_32_best", best)
+    if len({images.shape for images in strip.values()}) == 1:
+        rows = np.concatenate(list(strip.values()))
+        picture = pictures.named_rows(rows, list(strip), STRIP, pictures.scale_for(rows.shape[1]))
+        pictures.save_png(picture, out / "history_strip.png")
+        written.append("history_strip.png")
+
+    table = console.compared(run.spans)
+    console.write_table(table, out / "console.csv")
+    with command.replacing(out / "console.md") as beside:
+        beside.write_text(console.markdown(table))
+    print(console.markdown(table))
+    written += ["console.md", "console.csv"]
+
+    figures = {f"{name}.svg": figure for name, figure in read_diagrams().items()}
+    figures["losses.png"] = losses_chart(run.spans)
+    found = {each.name: path for each, path in zip(runs, tables, strict=False) if path.is_file()}
+    if found:
+        figures["quality.png"] = quality_chart(found)
+    else:
+        print(f"no quality.png: there is no {tables[0]} (--quality), which reproduce.evaluate writes with --out")
+    benchmark = arguments.benchmark or SAMPLES / "benchmark.json"
+    if benchmark.is_file():
+        figures["speed.png"] = speed_chart(benchmark)
+    else:
+        print(f"no speed.png: there is no {benchmark} (--benchmark), which reproduce.benchmark writes with --json")
     for name, figure in figures.items():
         diagrams.save(figure, out / name)
-    print(f"{out}: " + ", ".join(["gan_cifar_32.png", "gan_cifar_32_true_contrast.png", *figures]))
+    print(f"{out}: " + ", ".join([*written, *figures]))
     return 0
 
 

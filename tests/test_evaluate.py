@@ -1,13 +1,13 @@
 import csv
 import math
 
+import h5py
 import numpy as np
 import pytest
 from conftest import bad_input, tiny_pair
 
 import command
 import data
-import training
 from reproduce import evaluate
 from reproduce.evaluate import frechet_distance, precision_and_recall
 from tf1 import keras, tf
@@ -96,6 +96,37 @@ def test_blocks_do_not_change_the_numbers(monkeypatch):
     for block in (1, 7, 1000):
         monkeypatch.setattr(evaluate, "BLOCK", block)
         assert precision_and_recall(real, generated) == pytest.approx(expected)
+    known = evaluate.squared_radii(real, 3)
+    assert precision_and_recall(real, generated, real_radii=known) == precision_and_recall(real, generated)
+
+
+# Variety.
+
+
+def test_mean_distances_worked_out_by_hand():
+    images = np.zeros((3, 1, 2, 1), np.uint8)
+    images[1, 0, 0], images[2, 0, 1] = 255, 255  # a right triangle of sides 1, 1 and the root of 2
+    assert evaluate.mean_distance(images) == pytest.approx((2 + math.sqrt(2)) / 3)
+
+
+def test_variety_is_that_of_the_poorest_class():
+    real = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1), dtype=np.uint8)
+    labels = np.arange(40) % 2
+    assert evaluate.variety(real, real, labels, labels) == pytest.approx(1)
+    collapsed = np.where(labels[:, np.newaxis, np.newaxis, np.newaxis] == 1, real[1], real)
+    assert evaluate.variety(real, collapsed, labels, labels) == pytest.approx(0, abs=1e-6)
+    assert 0.3 < evaluate.variety(real, collapsed, labels) < 0.9
+
+
+def test_large_pictures_are_reduced_to_the_mean_of_their_pixels():
+    images = np.zeros((2, 128, 192, 3), np.uint8)
+    images[0, :2, :3, 1] = 90
+    images[0, 2, 3] = 60
+    small = evaluate.reduced(images)
+    assert (
+        small.shape == (2, 64, 64, 3) and small[0, 0, 0].tolist() == [0, 90, 0] and small[0, 1, 1].tolist() == [10] * 3
+    )
+    assert evaluate.reduced(images[:, :64, :64, :1]).shape == (2, 64, 64, 1)
 
 
 # The classifier.
@@ -162,7 +193,7 @@ def tiny_weights(path, seed):
         set_seed(seed)
         generator = models.MODELS["tiny"].generator()
         sess.run(tf.global_variables_initializer())
-        training.save_weights(generator, path)
+        generator.save_weights(path, save_format="h5")
 
 
 def test_the_table_has_real_pictures_and_a_line_for_each_file(run, few_shapes, tmp_path):
@@ -194,14 +225,75 @@ def test_bad_input_is_one_line(run, tmp_path):
     assert "--samples" in bad_input(run("--weights", tmp_path / "empty.h5", "--samples", 3))
 
 
-def test_files_of_no_weights_or_of_another_model_are_refused(sess, tmp_path):
-    pair = tiny_pair()
-    sample = evaluate.sampler(sess, pair["generator"](), (-1, 1), count=3, seed=0, batch_statistics=False)
+def conditional(classes=10):
+    """A generator that has a picture for each class and looks at no noise: collapsed."""
+    layers = keras.layers
+    label, noise = keras.Input((1,), dtype="int32"), keras.Input((5,))
+    picture = layers.Flatten()(layers.Embedding(classes, 32 * 32 * 3)(label))
+    silent = layers.Dense(1, kernel_initializer="zeros")(noise)
+    return keras.Model([label, noise], layers.Reshape((32, 32, 3))(layers.Add()([picture, silent])))
+
+
+def test_generators_with_classes_are_measured_by_class(run, few_shapes, tmp_path, monkeypatch):
+    """Weights that paint the mean of each class: always the class that was asked for, or never."""
+    import models
+
+    pair = models.MODELS["article"]._replace(generator=conditional, with_classes=True, pixels=(0.0, 1.0))
+    monkeypatch.setitem(models.MODELS, "classes", pair)
+    monkeypatch.setattr(evaluate, "cached_classifier", lambda *_: None)
+    shapes = few_shapes("shapes", (32, 32, 3))
+    examples = shapes.images[:10] / 255  # labels are 0 to 9
+
+    def features(*_):
+        """A classifier that knows the ten examples by their pixels."""
+
+        def logits(images):
+            flat = images.reshape(len(images), -1) / 255
+            return -np.stack([np.square(flat - example.reshape(-1)).sum(axis=1) for example in examples], axis=1)
+
+        return logits, logits
+
+    monkeypatch.setattr(evaluate, "classifier_features", features)
+    paths = [tmp_path / "right.h5", tmp_path / "wrong.h5"]
+    for path, order in zip(paths, (range(10), [*range(1, 10), 0]), strict=True):
+        with tf.Graph().as_default(), tf.Session() as sess:
+            keras.backend.set_session(sess)
+            generator = conditional()
+            sess.run(tf.global_variables_initializer())
+            embedding = next(layer for layer in generator.layers if isinstance(layer, keras.layers.Embedding))
+            embedding.set_weights([examples[list(order)].reshape(10, -1)])
+            generator.save_weights(path, save_format="h5")
+    options = ["--dataset", "shapes", "--model", "classes", "--samples", 100, "--out", tmp_path / "q.csv"]
+    result = run(*options, "--weights", *paths)
+    assert result.returncode == 0, result.stderr
+    with open(tmp_path / "q.csv", newline="") as file:
+        real, right, wrong = csv.DictReader(file)
+    assert float(right["asked"]) == 1 and float(wrong["asked"]) == 0
+    assert float(right["rarest"]) == float(wrong["rarest"]) == 0.1
+    assert float(right["variety"]) == pytest.approx(0, abs=1e-3) and 0.5 < float(real["variety"]) < 1.5
+
+
+def test_files_of_no_weights_or_of_another_model_are_refused(run, few_shapes, tmp_path):
     (tmp_path / "empty.h5").touch()
-    training.save_weights(pair["discriminator"](), tmp_path / "other.h5")
-    for name in ("empty.h5", "other.h5"):
-        with pytest.raises(command.InputError, match=rf"{name} has no weights of this model's generator .*--model"):
-            sample(tmp_path / name)
+    with tf.Graph().as_default(), tf.Session() as sess:
+        keras.backend.set_session(sess)
+        other = tiny_pair()["discriminator"]()
+        sess.run(tf.global_variables_initializer())
+        other.save_weights(tmp_path / "other.h5", save_format="h5")
+    for name, word in (("empty.h5", "not an HDF5 file"), ("other.h5", "not have the weights of this model")):
+        assert word in bad_input(run("--dataset", "shapes", "--model", "tiny", "--weights", tmp_path / name))
+
+
+def test_weights_are_read_as_carefully_as_anywhere(run, few_shapes, tmp_path):
+    """Keras would follow the link in this process, wherever it leads."""
+    tiny_weights(tmp_path / "g.h5", 0)
+    with h5py.File(tmp_path / "g.h5", "r+") as file:
+        layer = file[file.attrs["layer_names"][0]]
+        name = layer.attrs["weight_names"][0]
+        layer.move(name, "elsewhere")
+        layer[name] = h5py.SoftLink(f"{layer.name}/elsewhere")
+    options = ["--dataset", "shapes", "--model", "tiny", "--samples", 20]
+    assert "links in place of weights" in bad_input(run(*options, "--weights", tmp_path / "g.h5"))
 
 
 # Inception.

@@ -4,16 +4,16 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from conftest import SHARED, bad_input
+from conftest import ROOT, SHARED, bad_input
 from PIL import Image
 
 import command
 import models
-import training
 from dcgan_keras import article_losses, gan
-from reproduce import diagrams, figures
+from reproduce import console, diagrams, figures
 from reproduce.diagrams import Application, Loss, Run
-from tf1 import keras, tf
+from tf1 import keras, set_seed, tf
+from trained import load_generator
 
 layers = keras.layers
 
@@ -155,29 +155,71 @@ def test_layout_is_that_of_the_articles_figure():
         assert (theirs == np.repeat(np.repeat(theirs[::3, ::3], 3, axis=0), 3, axis=1)).all()
 
 
-@pytest.fixture
-def finished(tmp_path):
-    """The folder of a run: weights that paint everything at 0.3 red, -0.1 green, -0.3 blue, and some losses."""
-    folder = tmp_path / "run"
-    folder.mkdir()
+def article_weights(path, paint=None, seed=0):
+    """Write weights of the article's G; with `paint` (r, g, b) in (-1, 1), every pixel of its pictures is that."""
     with tf.Graph().as_default(), tf.Session() as sess:
         keras.backend.set_session(sess)
+        set_seed(seed)
         generator = models.article_generator()
         sess.run(tf.global_variables_initializer())
-        *_, kernel, bias = weights = generator.get_weights()
-        generator.set_weights([*weights[:-2], 0 * kernel, np.arctanh([0.3, -0.1, -0.3]).astype(bias.dtype)])
-        training.save_weights(generator, folder / "generator.h5")
-    rows = "".join(f"{step},{0.5 + step / 1000},{3 - step / 1000}\n" for step in range(1, 301))
+        if paint:
+            *_, kernel, bias = weights = generator.get_weights()
+            generator.set_weights([*weights[:-2], 0 * kernel, np.arctanh(paint).astype(bias.dtype)])
+        generator.save_weights(path, save_format="h5")
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """The folder of a run of 12,000 steps with three generators, the newest painting 0.3 red, -0.1 green, -0.3 blue."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    article_weights(folder / "generator.h5", (0.3, -0.1, -0.3))
+    for step in (5000, 10_000):
+        article_weights(folder / f"generator_{step:06d}.h5", (-0.3, 0.4, step / 100_000))
+    rows = "".join(f"{step},{0.5 + step / 1e5},{3 - step / 1e5}\n" for step in range(1, 12_001))
     (folder / "losses.csv").write_text("step,dloss,gloss\n" + rows)
     return folder
 
 
-def test_the_articles_contrast_and_colours_and_the_true_ones(finished, graph):
+def test_the_articles_contrast_and_colours_and_the_true_ones(finished):
     shown, true = figures.samples(finished / "generator.h5", "article", seed=0)
     assert shown.shape == true.shape == (31, 32, 32, 3)
     # 0.5 x + 0.5, red and blue exchanged; and x + 0.5
     assert shown.reshape(-1, 3).tolist() == [[round(255 * v) for v in (0.35, 0.45, 0.65)]] * (31 * 32 * 32)
     assert true.reshape(-1, 3).tolist() == [[round(255 * v) for v in (0.8, 0.4, 0.2)]] * (31 * 32 * 32)
+
+
+def test_tile_k_is_seed_k(tmp_path, graph):
+    article_weights(tmp_path / "g.h5")
+    _, true = figures.samples(tmp_path / "g.h5", "article", seed=2)
+    generator = load_generator(tmp_path / "g.h5", "article")
+    np.testing.assert_array_equal(true[5:6], generator.pictures(generator.noise([7])))
+    assert (true[5] != true[6]).any()
+
+
+def test_models_with_classes_show_them_in_turn(tmp_path):
+    with tf.Graph().as_default(), tf.Session() as sess:
+        keras.backend.set_session(sess)
+        generator = models.MODELS["acgan28"].generator(10)
+        sess.run(tf.global_variables_initializer())
+        generator.save_weights(tmp_path / "g.h5", save_format="h5")
+    shown, true = figures.samples(tmp_path / "g.h5", "acgan28", seed=0)
+    assert shown.shape == true.shape == (31, 28, 28, 1)
+    assert np.asarray(figures.article_layout(true)).shape == (5 * 29 * 3, 7 * 29 * 3)
+
+
+def test_the_states_of_a_run_are_those_near_the_authors_and_the_newest(finished):
+    run = figures.Run(finished)
+    assert [(step, path.name) for step, path in run.states()] == [
+        (10_000, "generator_010000.h5"),
+        (12_000, "generator.h5"),
+    ]
+    for step in (12_000, 26_000, 47_000, 49_000, 60_000):
+        (finished / f"generator_{step:06d}.h5").touch()
+    (finished / "losses.csv").rename(finished / "losses_of_the_first.csv")
+    console.write_spans(console.spans([(step, 1.0, 1.0) for step in range(1, 60_001)]), finished / console.SUMMARY)
+    assert [step for step, _ in figures.Run(finished).states()] == [10_000, 26_000, 49_000, 60_000]
+    assert figures.Run(finished).kept[-1][1].name == "generator_060000.h5"  # of the same step as generator.h5
 
 
 # The charts.
@@ -189,17 +231,21 @@ generator_001000.h5,1000,100,7.5,0.3,0.1
 """
 
 
-def test_losses_are_drawn_raw_and_smoothed(finished):
-    raw, mean, *_ = figures.losses_chart(finished / "losses.csv").axes[0].lines
-    assert len(raw.get_xdata()) == 300 and mean.get_xdata().tolist() == list(range(3, 301))
-    assert mean.get_ydata()[0] == pytest.approx(0.502)  # of steps 1 to 3
+def test_losses_are_drawn_as_the_median_of_each_block(finished):
+    dloss, gloss = figures.losses_chart(console.read_spans(finished)).axes[0].lines
+    assert dloss.get_xdata()[:2].tolist() == [125.5, 375.5] and len(gloss.get_xdata()) == 48
+    assert dloss.get_ydata()[0] == pytest.approx(0.5 + 125.5e-5)
 
 
-def test_quality_is_drawn_by_step(tmp_path):
-    (tmp_path / "q.csv").write_text(QUALITY)
-    curve, floor = figures.quality_chart(tmp_path / "q.csv").axes[0].lines
-    assert (list(curve.get_xdata()), list(curve.get_ydata())) == ([1000, 2000], [7.5, 3.5])
-    assert set(floor.get_ydata()) == {0.1}
+def test_the_quality_of_both_runs_is_in_one_chart(tmp_path):
+    (tmp_path / "a.csv").write_text(QUALITY)
+    (tmp_path / "b.csv").write_text(QUALITY.replace("7.5", "6.5"))
+    frechet, precision, recall = figures.quality_chart({"a": tmp_path / "a.csv", "b": tmp_path / "b.csv"}).axes
+    one, floor, other, _ = frechet.lines
+    assert (list(one.get_xdata()), list(one.get_ydata())) == ([1000, 2000], [7.5, 3.5])
+    assert list(other.get_ydata()) == [6.5, 3.5] and set(floor.get_ydata()) == {0.1}
+    assert [text.get_text() for text in frechet.get_legend().get_texts()] == ["a", "real pictures: 0.1", "b"]
+    assert list(precision.lines[0].get_ydata()) == [0.3, 0.4] and list(recall.lines[2].get_ydata()) == [0.1, 0.2]
 
 
 def test_speed_is_the_median(tmp_path):
@@ -214,7 +260,7 @@ def test_speed_is_the_median(tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"results": {}}', '{"results": {"32": {"article": 3}}}'])
 def test_tables_that_are_none_are_refused(text, tmp_path):
     (tmp_path / "table").write_text(text)
-    for draw, made_by in ((figures.speed_chart, "benchmark"), (figures.quality_chart, "evaluate")):
+    for draw, made_by in ((figures.speed_chart, "benchmark"), (figures.read_quality, "evaluate")):
         with pytest.raises(command.InputError, match=made_by):
             draw(tmp_path / "table")
 
@@ -227,26 +273,62 @@ def run(run_here):
     return lambda *arguments: run_here(figures.main, *arguments)
 
 
-def test_every_figure_is_made(run, finished, tmp_path):
-    pytest.importorskip("two_model")
-    (tmp_path / "q.csv").write_text(QUALITY)
-    result = run("--run", finished, "--quality", tmp_path / "q.csv", "--out", tmp_path / "out")
-    assert result.returncode == 0, result.stderr
-    assert "no speed.png" in result.stdout
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "gan_cifar_32.png",
-        "gan_cifar_32_true_contrast.png",
-        "gan_concept.svg",
+FIGURES = {
+    *("gan_cifar_32.png", "gan_cifar_32_true_contrast.png", "history_010000.png", "history_010000_true_contrast.png"),
+    *(
+        "history_strip.png",
+        "console.md",
+        "console.csv",
         "losses.png",
+        "gan_concept.svg",
         "one_pass.svg",
-        "quality.png",
         "two_model.svg",
-    ]
+    ),
+}
 
 
-def test_bad_input_is_one_line(run, tmp_path):
+def test_every_figure_of_a_run_is_made_and_nothing_of_another(run, finished, tmp_path):
+    """What is committed under samples/ is of other runs; only the benchmark is of none."""
+    (tmp_path / "samples" / "learning_rate_1e-4").mkdir(parents=True)
+    for committed in ("cifar10_quality.csv", "learning_rate_1e-4/quality.csv"):
+        (tmp_path / "samples" / committed).write_text(QUALITY)
+    result = run("--run", finished, "--out", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FIGURES
+    assert "no quality.png" in result.stdout and "no speed.png" in result.stdout
+    assert (tmp_path / "out" / "console.md").read_text() in result.stdout
+    with Image.open(tmp_path / "out" / "history_010000_true_contrast.png") as picture:
+        assert picture.getpixel((0, 0)) == (51, 230, 153) and "generator_010000.h5 sha256" in picture.text["weights"]
+    with Image.open(tmp_path / "out" / "history_strip.png") as picture:
+        assert picture.getpixel((picture.width - 9, 9)) == (51, 230, 153)  # 10,000 steps above 12,000
+        assert picture.getpixel((picture.width - 9, 70)) == (204, 102, 51)
+
+
+def test_another_run_and_the_best_weights_are_shown_beside(run, finished, tmp_path):
+    for folder in (finished, tmp_path / "faster"):
+        folder.mkdir(exist_ok=True)
+        (folder / "quality.csv").write_text(QUALITY)
+    article_weights(tmp_path / "faster" / "generator_000300.h5", (0.1, 0.1, 0.1))
+    console.write_spans(console.spans([(1, 1.0, 1.0)]), tmp_path / "faster" / console.SUMMARY)
+    best = finished / "generator_005000.h5"
+    result = run("--run", finished, "--fast", tmp_path / "faster", "--best", best, "--out", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    more = {f"gan_cifar_32_{name}{what}.png" for name in ("fast", "best") for what in ("", "_true_contrast")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FIGURES | more | {"quality.png"}
+
+
+def test_all_is_made_from_what_is_committed(run, tmp_path):
+    (tmp_path / "samples").symlink_to(ROOT / "samples")
+    result = run("--out", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    made = {path.name for path in (tmp_path / "out").iterdir()}
+    assert made >= FIGURES | {"gan_cifar_32_fast.png", "gan_cifar_32_best.png", "quality.png", "speed.png"}
+    assert made >= {"history_010000.png", "history_025000.png"}
+
+
+def test_bad_input_is_one_line(run, finished, tmp_path):
     assert "--run" in bad_input(run("--run", tmp_path))
     assert "samples/cifar10_generator.h5" in bad_input(run())
-    (tmp_path / "losses.csv").write_text("step,dloss,gloss\n")
-    with pytest.raises(command.InputError, match="no losses"):
-        figures.losses_chart(tmp_path / "losses.csv")
+    quality = tmp_path / "q.csv"
+    quality.write_text(QUALITY)
+    assert "one table for each run" in bad_input(run("--run", finished, "--quality", quality, quality))

@@ -398,7 +398,7 @@ def test_sizes_that_no_noise_makes_are_refused_with_those_that_do(asked, run, we
 def test_weights_that_fit_no_model_are_refused_with_what_differs_from_each(run, weights):
     path = weights("other", lambda: keras.Sequential([layers.InputLayer((2,)), layers.Dense(9)]))
     line = bad_input(run("--weights", path))
-    assert all(f"{name}: " in line for name in GENERATORS) and "2x9 9" in line
+    assert all(f"{name} of size" in line for name in GENERATORS) and "2x9 9" in line
 
 
 def test_weights_that_fit_two_models_of_other_pixels_need_the_name(run, weights, monkeypatch):

@@ -79,7 +79,7 @@ def test_rows_carry_their_names(tmp_path):
     ink = [(margin[top : top + 32] > 128).sum() for top in (0, 34)]  # rows are 16 pixels and a gap, enlarged twice
     assert 0 < ink[0] < ink[1]
     long = pictures.named_rows(tiles(2, channels=1), ["x" * 255, "y"], columns=1)
-    assert long.mode == "L" and long.width < 300
+    assert long.mode == "L" and long.width < 400
 
 
 def test_gif_takes_frames_one_at_a_time_and_keeps_their_pixels(tmp_path):

@@ -1,0 +1,210 @@
+"""The losses on the author's console beside those of a run, and a run's losses in short.
+
+    python -m reproduce.console --run samples/cifar10                    print the table
+    python -m reproduce.console --run samples/cifar10 --summary FILE.csv     write the losses in short, too
+
+The author published six states of the figure in the night in which it was made, each a screenshot of the samples and of
+the console above them. The console prints the losses of each iteration, so the last few of six moments are known.
+"""
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import command
+import training
+from command import InputError
+
+WINDOW = 1000  # steps of a run around a moment of the author's
+BLOCK = 250  # steps in a row of the losses in short
+QUANTILES = (0, 0.1, 0.5, 0.9)
+SUMMARY = "losses_summary.csv"
+
+
+class Moment(NamedTuple):
+    """A state of the author's figure: which iteration its console shows, and the losses before."""
+
+    name: str
+    step: int | None  # None: iterations are counted by call, and how many came before is not known
+    losses: list[tuple[float, float]]  # dloss and gloss
+
+
+# Read off the author's screenshots. The public repository of the article's site, ctmakro/site, has all six in the
+# history of content/on_learning/gan_cifar_32.png, committed on 2017-02-08 between 01:39 and 15:23 (UTC+8).
+AUTHOR = [
+    Moment("9,984", 9984, [(0.4452, 4.1758), (0.3626, 4.2592), (0.3518, 8.3992)]),
+    Moment(
+        "25,771",
+        25771,
+        [
+            *((0.3598, 4.5848), (0.4244, 4.8077), (0.4005, 3.0480), (0.4455, 3.9025)),
+            *((0.3914, 3.1546), (0.4554, 2.4929), (0.3946, 3.3793)),
+        ],
+    ),
+    Moment(
+        "48,577",
+        48577,
+        [
+            *((0.3924, 4.7336), (0.3996, 3.4104), (0.4361, 2.7300), (0.4559, 4.4293)),
+            *((0.4809, 2.4965), (0.7642, 1.8413), (0.5259, 2.2592)),
+        ],
+    ),
+    Moment(
+        "49,028",
+        49028,
+        [
+            *((0.4972, 2.2726), (0.3786, 3.6091), (0.4567, 3.8371), (0.5134, 2.0314)),
+            *((0.4676, 3.2328), (0.6260, 3.5208), (0.5139, 2.1618)),
+        ],
+    ),
+    Moment(
+        "115 of a later call",
+        None,
+        [
+            *((0.5374, 2.3986), (1.0949, 2.8082), (0.7012, 1.8496), (0.8828, 2.2196)),
+            *((0.7674, 1.6855), (0.7536, 2.5989), (0.4206, 3.3621)),
+        ],
+    ),
+    Moment(
+        "99 of the last call",
+        None,
+        [
+            *((0.4809, 4.4365), (0.3837, 3.6193), (0.3564, 2.0018), (0.1502, 3.3373)),
+            *((0.5525, 3.8465), (0.2800, 2.1595), (0.0968, 4.2216), (0.0958, 4.3772)),
+        ],
+    ),
+]
+
+
+class Span(NamedTuple):
+    """What the losses are over some steps: the least, the 10th percentile, the median and the 90th percentile."""
+
+    first: int
+    last: int
+    dloss: tuple[float, ...]
+    gloss: tuple[float, ...]
+
+    @property
+    def steps(self) -> int:
+        return self.last - self.first + 1
+
+
+def window(step: int) -> tuple[int, int]:
+    """The first and the last of the `WINDOW` steps around a step."""
+    return step - WINDOW // 2 + 1, step + WINDOW // 2
+
+
+def spans(losses: Iterable[tuple]) -> list[Span]:
+    """A run's losses in short: every `BLOCK` steps, the steps around each of the author's moments, and the last ones.
+
+    losses: rows that begin with step, dloss and gloss, without gaps, as `read_losses` gives them.
+    """
+    rows = np.array([row[:3] for row in losses])
+    if not len(rows):
+        return []
+    first, last = int(rows[0, 0]), int(rows[-1, 0])
+    wanted = [(begin, min(begin + BLOCK - 1, last)) for begin in range(first, last + 1, BLOCK)]
+    around = [window(moment.step) for moment in AUTHOR if moment.step] + [(last - WINDOW + 1, last)]
+    wanted += [(begin, end) for begin, end in around if first <= begin and end <= last]
+    found = []
+    for begin, end in wanted:
+        quantiles = np.quantile(rows[begin - first : end - first + 1, 1:], QUANTILES, axis=0).T
+        found.append(Span(begin, end, *(tuple(map(float, column)) for column in quantiles)))
+    return found
+
+
+COLUMNS = ("first", "last", *(f"{loss}_{name}" for loss in ("dloss", "gloss") for name in ("least", "10", "50", "90")))
+
+
+def write_spans(found: list[Span], path: Path) -> None:
+    with command.replacing(path) as beside, open(beside, "w", newline="") as file:
+        rows = [(s.first, s.last, *(f"{value:.4f}" for value in (*s.dloss, *s.gloss))) for s in found]
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+
+
+def read_spans(run: Path) -> list[Span]:
+    """The losses in short of a run's folder: of its losses.csv, or as they are in its losses_summary.csv."""
+    path = run / "losses.csv"
+    if path.is_file():
+        found = spans(training.read_losses(path))
+    else:
+        path = run / SUMMARY
+        try:
+            with open(path, newline="") as file:
+                names, *rows = csv.reader(file)
+            if tuple(names) != COLUMNS:
+                raise ValueError
+            numbers = [[float(value) for value in row] for row in rows]
+            found = [Span(int(row[0]), int(row[1]), tuple(row[2:6]), tuple(row[6:10])) for row in numbers]
+        except FileNotFoundError:
+            raise InputError(f"{run} has no losses.csv; name the folder of a run with --run") from None
+        except (ValueError, IndexError) as error:
+            raise InputError(f"{path} is not what reproduce.console writes with --summary") from error
+    if not found:
+        raise InputError(f"{path} has no losses; name the folder of a run with --run")
+    return found
+
+
+def compared(found: list[Span]) -> list[tuple[Moment, Span | None]]:
+    """Each of the author's moments with the run's steps around it, if it has them all.
+
+    Beside those of an unknown number of steps are the last steps of the run.
+    """
+    windows = {(span.first, span.last): span for span in found if span.steps == WINDOW}
+    last = max(windows.values(), key=lambda span: span.last, default=None)
+    return [(moment, windows.get(window(moment.step)) if moment.step else last) for moment in AUTHOR]
+
+
+def markdown(table: list[tuple[Moment, Span | None]]) -> str:
+    """The table as Markdown."""
+    lines = [
+        "| author's iteration | dloss: median (least to most) | gloss | this run's steps | "
+        "dloss: median (10% to 90%) | gloss |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for moment, span in table:
+        cells = [moment.name]
+        for column in (0, 1):
+            values = [pair[column] for pair in moment.losses]
+            cells.append(f"{np.median(values):.2f} ({min(values):.2f} to {max(values):.2f})")
+        cells.append(f"{span.first:,} to {span.last:,}" if span else "")
+        for values in (span.dloss, span.gloss) if span else ():
+            _, low, median, high = values
+            cells.append(f"{median:.2f} ({low:.2f} to {high:.2f})")
+        lines.append("| " + " | ".join(cells + [""] * (6 - len(cells))) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write_table(table: list[tuple[Moment, Span | None]], path: Path) -> None:
+    """Write the table's numbers as CSV; empty where the run has no such steps."""
+    names = ("least", "median", "most")
+    header = ["iteration", *(f"author_{loss}_{name}" for loss in ("dloss", "gloss") for name in names), *COLUMNS]
+    rows = []
+    for moment, span in table:
+        row = [moment.name]
+        for column in (0, 1):
+            values = [pair[column] for pair in moment.losses]
+            row += [f"{value:.4f}" for value in (min(values), np.median(values), max(values))]
+        row += [span.first, span.last, *(f"{value:.4f}" for value in (*span.dloss, *span.gloss))] if span else []
+        rows.append(row + [""] * (len(header) - len(row)))
+    with command.replacing(path) as beside, open(beside, "w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = command.Parser(prog="python -m reproduce.console", description="The author's losses beside a run's.")
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the folder of a run")
+    parser.add_argument("--summary", type=Path, metavar="FILE.csv", help="write the run's losses in short")
+    arguments = parser.parse_args(arguments)
+    found = read_spans(arguments.run)
+    if arguments.summary:
+        write_spans(found, arguments.summary)
+    print(markdown(compared(found)), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    command.run(main)
