@@ -127,10 +127,10 @@ def batches(
     (batch_size,) int64 or None.
 
     Every epoch has an order of its own, drawn from `seed` and the epoch's number alone, so that a run resumed after
-    `start` batches sees exactly the batches that it would have seen. As in the article's program, the remainder of an
-    epoch that fills no batch is dropped. Raises `InputError` when there are fewer pictures than one batch.
+    `start` batches sees the same batches as one that was not interrupted. As in the article's program, the remainder
+    of an epoch that does not fill a batch is dropped. Raises `InputError` when there are fewer pictures than one batch.
 
-    part: (i, n) gives the i-th of n equal parts of every batch, of batch_size / n rows, and reads no other.
+    part: (i, n) gives the i-th of n equal parts of every batch, batch_size / n rows, and reads only these.
     """
     per_epoch = batches_per_epoch(dataset, batch_size)  # here, not in the generator, so that it raises at once
     index, rows = part[0], batch_size // part[1]
@@ -141,8 +141,7 @@ def batches(
             order = np.random.default_rng([seed, epoch]).permutation(len(dataset.images))
             for i in range(first, per_epoch):
                 chosen = order[i * batch_size + index * rows :][:rows]
-                images = np.stack([dataset.images[k] for k in chosen])  # one by one: in HDF5, each is a chunk
-                yield scale(images, pixels), None if dataset.labels is None else dataset.labels[chosen]
+                yield scale(dataset.images[chosen], pixels), None if dataset.labels is None else dataset.labels[chosen]
             epoch, first = epoch + 1, 0
 
     return endless()

@@ -25,19 +25,19 @@ MAX_PIXELS = 2**26  # of one picture: 67 million, up to 0.5 GB while it is decod
 VERSION = 2  # of the cache; changes whenever `picture` makes other pixels
 QUIET = 1  # seconds of decoding without a progress bar
 
-# A stub that Pillow cannot read without a plugin, or a reader that hands the file to another program (Ghostscript).
+# Formats that Pillow cannot read without a plugin, or that it hands to another program (Ghostscript).
 _NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 
 def picture(source: str | os.PathLike | BinaryIO, shape: Shape) -> np.ndarray:
-    """A picture file as uint8 of `shape` (height, width, channels): its first frame, turned as its EXIF data say, on
-    white where it is transparent, the middle cropped to the model's proportions, grey or RGB.
+    """A picture file as uint8 of `shape` (height, width, channels): its first frame, rotated as its EXIF data say, on
+    white where it is transparent, cropped to the middle in the model's proportions, grey or RGB.
 
-    Raises `InputError` whose text is the reason alone, for whatever cannot be read or has over `MAX_PIXELS` pixels.
+    Raises `InputError`, whose text is the reason alone, for what cannot be read or has over `MAX_PIXELS` pixels.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Pillow doubts is either read or refused
+            warnings.simplefilter("ignore")  # a doubtful file is either read or refused
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(source, formats=_formats()) as image:
                 if image.width * image.height > MAX_PIXELS:
@@ -48,10 +48,10 @@ def picture(source: str | os.PathLike | BinaryIO, shape: Shape) -> np.ndarray:
     except InputError:
         raise
     except UnidentifiedImageError as error:
-        raise InputError("it is no picture that Pillow can read") from error
+        raise InputError("it is not a picture that Pillow can read") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"it has more than {MAX_PIXELS} pixels") from error
-    except Exception as error:  # Pillow's many readers have no complete list of what they raise
+    except Exception as error:  # Pillow's readers have no common exception
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InputError(printable(reason)) from error
 
@@ -73,7 +73,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         return image
     values = np.array(image, np.float32)
     values *= 255 if image.mode == "F" else 255 / 65535
-    if not (values.min() >= 0 and values.max() <= 255):  # so that NaN is refused as well
+    if not (values.min() >= 0 and values.max() <= 255):  # refuses NaN as well
         raise InputError("its pixels are neither 8 nor 16 bits nor from 0 to 1")
     return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
 
@@ -120,7 +120,7 @@ def load(
         if bad is None:
             bad = _decode(path, root, files, shape, skip_bad)
         _refuse(root, files, bad, skip_bad)
-        images = np.memmap(path, np.uint8, "r", shape=(len(files) - len(bad), *shape))
+        images = np.asarray(np.memmap(path, np.uint8, "r", shape=(len(files) - len(bad), *shape)))
     except OSError as error:
         raise InputError(
             f"the cache in {printable(str(cache_dir))} cannot be used ({printable(error.strerror or str(error))}); "
@@ -186,7 +186,7 @@ def _files_under(root: str) -> list[_File]:
 
 
 def _refuse(root: str, files: list[_File], bad: dict[int, str], skip_bad: bool) -> None:
-    """Raise `InputError` if there are `bad` pictures, {index: reason}, that may not be skipped or leave none over."""
+    """Raise `InputError` if there are `bad` pictures, {index: reason}, and they may not be skipped or are all."""
     if not bad or (skip_bad and len(bad) < len(files)):
         return
     index, reason = next(iter(bad.items()))
@@ -200,14 +200,12 @@ def _refuse(root: str, files: list[_File], bad: dict[int, str], skip_bad: bool) 
 
 
 class _Decoded:
-    """How far a cache is: {index: reason} of the files that could not be read, and what is known of all others."""
+    """How far a cache is: {index: reason} of the files that cannot be read, and what is known of all others."""
 
-    def __init__(self, bad: dict[int, str] | None = None, pictures: int = 0, digest: "hashlib._Hash | None" = None):
+    def __init__(self, bad: dict[int, str] | None = None, pictures: int = 0):
         self.bad = bad or {}
-        self.hashed = (
-            pictures,
-            digest or hashlib.sha256(),
-        )  # one value: an interrupt finds both as they were, or both new
+        # One value, so that an interrupt finds both as they were or both new: the number and SHA-256 of the pictures.
+        self.hashed = pictures, hashlib.sha256()
 
     @property
     def files(self) -> int:
@@ -272,10 +270,7 @@ def _decode(path: Path, root: str, files: list[_File], shape: Shape, skip_bad: b
     """
     row, interrupted = math.prod(shape), path.with_suffix(".interrupted")
     path.parent.mkdir(parents=True, exist_ok=True)
-    for pattern, hours in (
-        ("*.partial", 1),
-        ("*.interrupted", 240),
-    ):  # a living process writes to its file all the time
+    for pattern, hours in (("*.partial", 1), ("*.interrupted", 240)):  # a process that is alive writes all the time
         for left in path.parent.glob(pattern):
             with suppress(FileNotFoundError):
                 if time.time() - left.stat().st_mtime > 3600 * hours:
@@ -298,10 +293,8 @@ def _decode(path: Path, root: str, files: list[_File], shape: Shape, skip_bad: b
             except KeyboardInterrupt:
                 decoded.write_note(file, row)
                 os.replace(partial, interrupted)
-                print(
-                    f"\n{decoded.files} of {len(files)} pictures are decoded: rerun the command to resume",
-                    file=sys.stderr,
-                )
+                done = f"{decoded.files} of {len(files)} pictures are decoded"
+                print(f"\n{done}: rerun the command to resume", file=sys.stderr)
                 raise
             if changed:
                 raise InputError(f"{printable(root)} changed while it was read; rerun when nothing writes there")
@@ -316,8 +309,8 @@ def _decode(path: Path, root: str, files: list[_File], shape: Shape, skip_bad: b
 
 def _append(decoded: _Decoded, file: BinaryIO, root: str, files: list[_File], shape: Shape) -> None:
     """Decode what is missing of `files` to the end of a cache, with a progress bar if it takes longer than `QUIET`."""
-    began, bar = time.monotonic(), None
-    for index in range(decoded.files, len(files)):
+    began, start, bar = time.monotonic(), decoded.files, None
+    for index in range(start, len(files)):
         try:
             pixels = picture(os.path.join(root, files[index].name), shape).tobytes()
         except InputError as error:
@@ -331,7 +324,7 @@ def _append(decoded: _Decoded, file: BinaryIO, root: str, files: list[_File], sh
         if not bar and time.monotonic() - began > QUIET:
             from tf1 import keras  # here: TensorFlow takes seconds to import, and a small folder does not need it
 
-            print(f"decoding {len(files)} pictures, once")
-            bar = keras.utils.Progbar(len(files), interval=0.2 if sys.stdout.isatty() else 30, unit_name="picture")
+            print(f"decoding {len(files)} pictures, once" + (f"; {start} are done already" if start else ""))
+            bar = keras.utils.Progbar(len(files) - start, interval=0.2 if sys.stdout.isatty() else 30)
         if bar:
-            bar.update(index + 1)
+            bar.update(index + 1 - start)

@@ -41,17 +41,17 @@ def arrays(content: bytes, name: str, split: str = "train") -> tuple[np.ndarray,
             labels = _npy(archive, f"y_{split}", (count,))
         if labels.max() > 9:
             raise ValueError("it has labels other than 0 to 9")
-    except Exception as error:  # zipfile and zlib have no complete list of what they raise
+    except Exception as error:  # zipfile and zlib have no common exception
         reason = printable(str(error)) or type(error).__name__
         raise InputError(f"{name} is not an MNIST archive as Keras has it: {reason}; download it again") from error
     return images[..., np.newaxis], labels.astype(np.int64)
 
 
 def _npy(archive: zipfile.ZipFile, key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The uint8 array `key` of an npz archive, which must be of `shape`: only so much is ever unpacked."""
+    """The uint8 array `key` of an npz archive, which must be of `shape`: no more is ever decompressed."""
     info = archive.getinfo(f"{key}.npy")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the others unpack without a limit
-        raise ValueError(f"{key} is packed in a way that NumPy does not use")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the others decompress without a limit
+        raise ValueError(f"{key} is compressed by a method that NumPy does not use")
     with archive.open(info) as file:
         magic, size = file.read(8), int.from_bytes(file.read(2), "little")
         header = file.read(size).decode("latin-1")

@@ -90,7 +90,7 @@ BROKEN_NPZ = {
         lambda: zipped(x_train=npy(HEADER, bytes(2**28))),
         "size that it claims",
     ),
-    "packed by another method": (lambda: zipped(zipfile.ZIP_LZMA, x_train=npy(HEADER)), "packed"),
+    "compressed by another method": (lambda: zipped(zipfile.ZIP_LZMA, x_train=npy(HEADER)), "compressed"),
     "a million members": (lambda: zipped(x_train=b"") + b"PK\1\2" * 1_000_000, "too many members"),
 }
 
