@@ -14,6 +14,8 @@ from command import InputError
 
 RGB32 = (32, 32, 3)
 
+posix = pytest.mark.skipif(os.name != "posix", reason="links, pipes and permissions are those of POSIX")
+
 
 def refused(*words, **arguments):
     """Check that `data.load` refuses `arguments` with one printable line that has `words`."""

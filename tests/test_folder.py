@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from broken import RGB32, SHORT_AND_LONG, flipped, fuzz, memory_within, mutations, refused
+from broken import RGB32, SHORT_AND_LONG, flipped, fuzz, memory_within, mutations, posix, refused
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -282,6 +282,7 @@ def test_a_stray_picture_that_is_skipped_takes_no_labels_away(folder, load_folde
     assert load_folder(skip_bad=True).classes == ["dogs"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux'")
 @pytest.mark.parametrize("name", [b"caf\xe9.png", "日本語.png".encode(), b"a\nb\x1b[31m.png", b" .png", b"-rf.png"])
 def test_names_in_any_encoding(name, folder, load_folder, refuse_folder):
     save(folder / "class" / "good.png")
@@ -296,6 +297,7 @@ def test_names_in_any_encoding(name, folder, load_folder, refuse_folder):
     refuse_folder("cannot be read")
 
 
+@posix
 def test_loops_of_links_end(folder, load_folder):
     save(folder / "a" / "1.png")
     (folder / "a" / "up").symlink_to(folder)
@@ -304,6 +306,7 @@ def test_loops_of_links_end(folder, load_folder):
     assert len(load_folder().images) == 1
 
 
+@posix
 def test_a_linked_folder_is_followed(folder, tmp_path, load_folder):
     save(tmp_path / "elsewhere" / "1.png")
     (folder / "link").symlink_to(tmp_path / "elsewhere")
@@ -311,6 +314,7 @@ def test_a_linked_folder_is_followed(folder, tmp_path, load_folder):
     assert len(dataset.images) == 1 and dataset.classes == ["link"]
 
 
+@posix
 def test_a_link_that_leads_nowhere_is_a_bad_picture(folder, load_folder, refuse_folder):
     save(folder / "1.png")
     (folder / "2.png").symlink_to("nowhere")
@@ -361,11 +365,11 @@ def a_file(path):
 @pytest.mark.parametrize(
     "make, reason",
     [
-        (no_folder, "No such file or directory; check --data-dir"),
+        (no_folder, "check --data-dir"),
         (an_empty_folder, "has no pictures"),
         (only_other_files, "has no pictures"),
         (only_bad_pictures, "1.png (and 1 more) cannot be read"),
-        (a_file, "Not a directory; check --data-dir"),
+        (a_file, "check --data-dir"),
     ],
 )
 def test_a_folder_without_good_pictures_is_refused(make, reason, skip_bad, folder, cache, refuse_folder):
@@ -396,6 +400,7 @@ def unprivileged():
         shutil.rmtree(path)
 
 
+@posix
 def test_what_may_not_be_read_is_refused(unprivileged):
     arguments = {"name": "folder", "shape": RGB32, "data_dir": unprivileged / "in", "cache_dir": unprivileged / "cache"}
     save(unprivileged / "in" / "1.png")
@@ -646,7 +651,7 @@ def test_a_full_disk_leaves_nothing_behind(folder, cache, monkeypatch, refuse_fo
     assert not left_behind(cache)
 
 
-def test_a_disk_that_is_too_small_is_told_of_before_any_work(folder, cache, monkeypatch, count_reads, refuse_folder):
+def test_a_disk_that_is_too_small_is_reported_before_any_work(folder, cache, monkeypatch, count_reads, refuse_folder):
     save(folder / "1.png")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=1000))
     refuse_folder("GB left", "XDG_CACHE_HOME")
@@ -674,6 +679,7 @@ def test_what_a_killed_run_left_is_cleared_and_what_a_living_one_writes_is_not(f
     assert sorted(path.suffix for path in left_behind(cache)) == [".partial", ".pictures"]
 
 
+@posix
 def test_the_cache_is_private(folder, cache, load_folder):
     save(folder / "1.png")
     load_folder()

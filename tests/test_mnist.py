@@ -47,7 +47,8 @@ HEADER = b"{'descr': '|u1', 'fortran_order': False, 'shape': (60000, 28, 28), }"
 
 @pytest.mark.parametrize("compress", [False, True])
 def test_mnist_from_a_folder(compress, tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (60_000, 28, 28), np.uint8)
+    images = np.zeros((60_000, 28, 28), np.uint8)
+    images[::600] = np.random.default_rng(0).integers(0, 256, (100, 28, 28), np.uint8)
     (tmp_path / "mnist.npz").write_bytes(npz(compress, x_train=images))
     mnist = data.load("mnist", (28, 28, 1), data_dir=tmp_path)
     np.testing.assert_array_equal(mnist.images[..., 0], images)
