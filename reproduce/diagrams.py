@@ -1,8 +1,8 @@
 """Diagrams of how a GAN is trained, drawn from the graph that the training really runs.
 
-`read_step` runs one step in a session that takes notes, and walks TensorFlow's graph back from what was fetched: how
-often each network is applied and to what, and which loss updates which weights. The drawings have no other source, so
-they cannot disagree with the code.
+`read_step` runs one step in a session that records its calls, and walks TensorFlow's graph back from what was fetched:
+how often each network is applied and to what, and which loss updates which weights. The drawings have no other source,
+so they cannot disagree with the code.
 """
 
 import heapq
@@ -41,22 +41,22 @@ class Run(NamedTuple):
 
 
 class Recorder(tf.Session):
-    """A session that notes what it is asked for: the ops, what is fed to them, and what comes out.
+    """A session that records its calls: the ops that are asked for, what is fed to them, and the results.
 
-    It hears `run`, and what Keras uses for `train_on_batch` and `predict`.
+    Both those by `run` and those by which Keras does `train_on_batch` and `predict`.
     """
 
     def __init__(self, **options):
         super().__init__(**options)
-        self.notes = []
+        self.calls = []
 
     def run(self, fetches, feed_dict=None, **options):
         values = super().run(fetches, feed_dict=feed_dict, **options)
         element = self.graph.as_graph_element
         asked = [element(each) for each in tf.nest.flatten(fetches)]
-        # What an op gives is None, which flatten leaves in its place.
+        # An op's result is None, which flatten keeps in the list.
         results = [value for value in tf.nest.flatten(values) if value is not None]
-        self.notes.append((asked, {element(key): value for key, value in (feed_dict or {}).items()}, results))
+        self.calls.append((asked, {element(key): value for key, value in (feed_dict or {}).items()}, results))
         return values
 
     def _make_callable_from_options(self, options):
@@ -67,7 +67,7 @@ class Recorder(tf.Session):
 
         def recorded(*values, **keywords):
             results = call(*values, **keywords)
-            self.notes.append((asked, dict(zip(keys, values, strict=True)), list(results)))
+            self.calls.append((asked, dict(zip(keys, values, strict=True)), list(results)))
             return results
 
         return recorded
@@ -76,8 +76,8 @@ class Recorder(tf.Session):
 def read_step(recipe: Callable, generator: keras.Model, discriminator: keras.Model, **options) -> list[Run]:
     """What one training step does, run by run. recipe: `gan()` or another of its signature; options: for it.
 
-    Takes the default graph, in which the two models are. Runs of the session that neither apply a network nor update
-    one are left out.
+    Works in the default graph, where the two models are. Runs of the session that neither apply nor update a network
+    are left out.
     """
     rng = np.random.default_rng(0)
     images = rng.uniform(-0.5, 0.5, (2, *discriminator.input_shape[1:])).astype(np.float32)
@@ -86,12 +86,12 @@ def read_step(recipe: Callable, generator: keras.Model, discriminator: keras.Mod
         keras.backend.set_session(sess)
         step = recipe(generator, discriminator, **options)
         sess.run(tf.global_variables_initializer())
-        step(sess, images, noise)  # what is only built or initialized in the first step is no part of a step
-        sess.notes.clear()
+        step(sess, images, noise)  # the first step may also build and initialize something
+        sess.calls.clear()
         step(sess, images, noise)
         networks = {"G": generator, "D": discriminator}
         runs, generated = [], []
-        for asked, fed, results in sess.notes:
+        for asked, fed, results in sess.calls:
             labels = {tensor.op: label(value, images, noise, generated) for tensor, value in fed.items()}
             run = read_run(asked, labels, networks)
             if run.applications or run.losses:
@@ -101,7 +101,7 @@ def read_step(recipe: Callable, generator: keras.Model, discriminator: keras.Mod
 
 
 def label(value: np.ndarray, images: np.ndarray, noise: np.ndarray, generated: list[np.ndarray]) -> str:
-    """What an array that was fed is."""
+    """What was fed: "real", "noise", "generated" or "other"."""
     for name, known in (("real", [images]), ("noise", [noise]), ("generated", generated)):
         if any(np.array_equal(value, each) for each in known):
             return name
@@ -182,9 +182,9 @@ def first_descendant(op: tf.Operation, among: set[tf.Operation]) -> tf.Operation
 
 
 def loss_op(update: tf.Operation) -> tf.Operation | None:
-    """The op whose gradient an update applies: TensorFlow notes with each op of a gradient which op it is for.
+    """The loss whose gradient an update applies, or None.
 
-    Of all that is differentiated, the loss itself is computed last.
+    TensorFlow records with each op of a gradient which op it differentiates; of those, the loss is computed last.
     """
     differentiated = {op._original_op for op in ancestors([update])} - {None}
     return max(differentiated, key=lambda op: op._id, default=None)
@@ -198,7 +198,7 @@ WIDTH, HEIGHT = 1.5, 0.62  # of a box, in inches, as all positions
 
 
 def box(axes: Axes, x: float, y: float, text: str, kind: str) -> tuple[float, float]:
-    """Draw a box around (x, y) and return its place."""
+    """Draw a box around (x, y) and return (x, y)."""
     axes.add_patch(
         FancyBboxPatch(
             (x - WIDTH / 2, y - HEIGHT / 2),
@@ -242,7 +242,7 @@ def names(loss: Loss) -> tuple[str, str]:
 
 
 def architecture(runs: list[Run], title: str) -> Figure:
-    """What one training step computes: a panel for each run of the session, from left to right."""
+    """What one training step computes, from left to right: a panel for each run of the session."""
     left, column, line = 1.2, 2.2, 0.95
     panels = []
     for run in runs:
@@ -286,7 +286,7 @@ def architecture(runs: list[Run], title: str) -> Figure:
 
 
 def concept(runs: list[Run], title: str) -> Figure:
-    """The idea: each network once, what it is applied to, and which loss updates it."""
+    """Each network once, what it is applied to, and which loss updates it."""
     edges, updates = set(), set()
     for run in runs:
         for each in run.applications:
