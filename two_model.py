@@ -62,7 +62,10 @@ def two_model(
         adversarial = compiled(keras.Model(noise, discriminator(generator(noise))), gloss_of_batch)
         discriminator.trainable = True
         generator._make_predict_function()
-    count_step = tf.assign_add(tf.train.get_or_create_global_step(), 1).op
+    # Dropout draws its masks by the global step. D's two updates are one and the same graph, so in the second the step
+    # is another number, -1 - step.
+    step = tf.train.get_or_create_global_step()
+    other_masks, next_step = tf.assign(step, -1 - step).op, tf.assign(step, -step).op
 
     def feed(sess, images, noise_batch, labels=None, scores=False):
         keras.backend.set_session(sess)
@@ -74,9 +77,10 @@ def two_model(
         mean_scores.clear()
         generated = generator.predict_on_batch(noise_batch)
         real_loss = discriminator.train_on_batch(images, [real, *real_classes])
+        sess.run(other_masks)
         fake_loss = discriminator.train_on_batch(generated, [fake, *fake_classes])
         gloss = adversarial.train_on_batch(noise_batch, [real, *fake_classes])
-        sess.run(count_step)
+        sess.run(next_step)
         results = [
             np.ravel(real_loss)[0] + np.ravel(fake_loss)[0],
             np.ravel(gloss)[0],

@@ -7,6 +7,7 @@ from test_training import EVERY_FEW, same_bits, state
 
 import models
 from dcgan_keras import LOSSES, OUTPUTS, gan
+from layers import SeededDropout
 from tf1 import keras, tf
 from two_model import two_model
 
@@ -70,6 +71,21 @@ def test_each_loss_moves_its_own_network_alone(moving, sess):
     for network in (generator, discriminator):
         same = all((a == b).all() for a, b in zip(before[network.name], network.get_weights(), strict=True))
         assert same == (network.name != moving)
+
+
+def test_dropout_of_the_generated_batch_is_not_that_of_the_real_one(sess):
+    layers = keras.layers
+    generator = keras.Sequential([layers.InputLayer((5,)), layers.Dense(12, kernel_initializer="zeros")])
+    generator.add(layers.Reshape((2, 2, 3)))
+    discriminator = keras.Sequential([layers.InputLayer((2, 2, 3)), layers.Flatten(), SeededDropout(0.5)])
+    discriminator.add(layers.Dense(1))
+    feed = two_model(generator, discriminator, LOSSES["lsgan"], learning_rate=1e-12)
+    sess.run(tf.global_variables_initializer())
+    generator.layers[0].bias.load(np.ones(12), sess)
+    images, noise = np.ones((8, 2, 2, 3), np.float32), np.zeros((8, 5), np.float32)  # G makes these pictures, too
+    means = [feed(sess, images, noise, scores=True)[2:] for _ in range(2)]
+    assert len(np.unique(means)) == 4  # nor is it that of another step
+    assert sess.run(tf.train.get_global_step()) == 2
 
 
 def test_a_command_with_two_models_resumes_to_the_last_bit(dcgan, tmp_path):
