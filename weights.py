@@ -1,14 +1,15 @@
 """A model's weights from an HDF5 file that may be another model's, damaged, or made to do harm.
 
 HDF5 is a C library that reads addresses and sizes from the file; on broken ones it can crash or never end. So a process
-of its own reads the file, with bounds on time and memory, and hands over names, shapes and numbers. Nothing in the file
+of its own reads the file, with bounds on time and memory where the system has them, and hands over names, shapes and
+numbers. Nothing in the file
 is executed: no pickle, and of a whole saved model only the weights are looked at, never its configuration.
 """
 
+import contextlib
 import json
 import math
 import os
-import resource
 import stat
 import subprocess
 import sys
@@ -19,6 +20,11 @@ import h5py
 import numpy as np
 
 from command import InputError, RunError, one_line
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 SECONDS = 20  # of computing; a file of 2.6 GB takes a few
 DAMAGED = "is damaged: the HDF5 library cannot read it"
@@ -87,14 +93,18 @@ def read(path: str | os.PathLike) -> list[LayerWeights]:
             pass
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    reader = subprocess.run(
-        [sys.executable, __file__, os.path.abspath(path)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        # NumPy's threads reserve address space by the core, which counts against the bound
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-    )
-    if reader.returncode < 0:  # killed by a signal: a crash, or over the bounds
+    try:
+        reader = subprocess.run(
+            [sys.executable, __file__, os.path.abspath(path)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            # NumPy's threads reserve address space by the core, which counts against the bound
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            timeout=None if resource else 10 * SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError(f"{path} {DAMAGED}") from None
+    if reader.returncode not in (0, 1, 2):  # a crash, or over the bounds
         raise InputError(f"{path} {DAMAGED}")
     if reader.returncode == 2:
         raise InputError(f"{path} {reader.stdout.decode()}")
@@ -118,13 +128,9 @@ def read(path: str | os.PathLike) -> list[LayerWeights]:
 def _main(path: str) -> int:
     """Write one line of JSON, [[layer, [shape, ...]], ...], and the numbers to stdout; or why not, with exit code 2."""
     size = os.stat(path).st_size
-    for kind, most in (
-        (resource.RLIMIT_CPU, SECONDS),
-        (resource.RLIMIT_AS, 2**30 + 2 * size),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        hard = resource.getrlimit(kind)[1]
-        resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    limit("RLIMIT_CPU", SECONDS)
+    limit("RLIMIT_AS", 2**30 + 2 * size)
+    limit("RLIMIT_CORE", 0)
     out = sys.stdout.buffer
     try:
         if not h5py.is_hdf5(path):
@@ -136,7 +142,7 @@ def _main(path: str) -> int:
             arrays = [dataset[()] for _, datasets in layers for dataset in datasets]
             header = [(name, [dataset.shape for dataset in datasets]) for name, datasets in layers if datasets]
         if not all(np.isfinite(array).all() for array in arrays):
-            raise InputError("has weights that are not numbers (NaN or infinity)")
+            raise InputError("has weights that are NaN or infinite")
     except Exception as error:  # on broken bytes, h5py raises whatever comes first
         out.write((one_line(error) if isinstance(error, InputError) else DAMAGED).encode())
         return 2
@@ -144,6 +150,15 @@ def _main(path: str) -> int:
     for array in arrays:
         out.write(array.tobytes())
     return 0
+
+
+def limit(name: str, most: int) -> None:
+    """Limit a resource of this process, where the system can: Windows has no such limits, macOS none on memory."""
+    if resource and hasattr(resource, name):
+        kind = getattr(resource, name)
+        with contextlib.suppress(OSError, ValueError):
+            hard = resource.getrlimit(kind)[1]
+            resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _layers(file: h5py.File) -> Iterator[tuple[str, list[h5py.Dataset]]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import tiny_pair
+from conftest import ROOT, tiny_pair
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -120,7 +120,7 @@ def external(file, group):
 
 
 EDITS = {
-    "no number": (replace("bias:0", data=np.full(48, np.nan, np.float32)), "not numbers"),
+    "no number": (replace("bias:0", data=np.full(48, np.nan, np.float32)), "NaN or infinite"),
     "float64": (replace("bias:0", dtype=np.float64), "not of type float32"),
     "text": (replace("bias:0", data=np.full(48, b"x")), "not of type float32"),
     "compressed": (replace("kernel:0", compression="gzip"), "not stored as Keras stores them"),
@@ -173,11 +173,12 @@ def test_a_file_cut_short_is_refused(part, model, path):
 def test_what_is_no_file_is_refused_at_once(model, tmp_path):
     refused(model, tmp_path / "nothing.h5", "No such file")
     refused(model, tmp_path, "is not a file")
-    os.mkfifo(tmp_path / "pipe.h5")
-    refused(model, tmp_path / "pipe.h5", "is not a file")
+    if hasattr(os, "mkfifo"):  # Windows has none
+        os.mkfifo(tmp_path / "pipe.h5")
+        refused(model, tmp_path / "pipe.h5", "is not a file")
 
 
-def test_a_reader_that_dies_or_never_ends_is_told_as_a_damaged_file(model, path, monkeypatch, tmp_path):
+def test_a_reader_that_dies_or_never_ends_is_reported_as_a_damaged_file(model, path, monkeypatch, tmp_path):
     """libhdf5 does both on some damaged files, which ones depends on its version; so a stand-in for the reader."""
     (tmp_path / "h5py.py").write_text("import os, resource\nif 'DIE' in os.environ: os.abort()\n")
     (tmp_path / "reader.py").write_text(Path(weights.__file__).read_text())
@@ -195,6 +196,46 @@ def test_a_reader_that_dies_or_never_ends_is_told_as_a_damaged_file(model, path,
     began = time.monotonic()
     refused(model, path, "damaged")
     assert time.monotonic() - began < 60
+    # Windows has no limit on computing time, so there it is the time that passes.
+    (tmp_path / "resource.py").write_text("raise ImportError('as on Windows')")
+    monkeypatch.setattr(weights, "resource", None)
+    monkeypatch.setattr(weights, "SECONDS", 0.1)
+    refused(model, path, "damaged")
+
+
+# What other systems than Linux have of `resource`: no such module, or a limit that cannot be set.
+RESOURCE = {
+    "Windows": "raise ImportError('No module named resource')",
+    "macOS": """
+RLIM_INFINITY, RLIMIT_CPU, RLIMIT_AS, RLIMIT_CORE = 2**63 - 1, 0, 5, 4
+def getrlimit(kind):
+    return RLIM_INFINITY, RLIM_INFINITY
+def setrlimit(kind, limits):
+    if kind == RLIMIT_AS:
+        raise ValueError("current limit exceeds maximum limit")
+""",
+}
+
+
+@pytest.mark.parametrize("system", RESOURCE)
+def test_weights_are_read_where_there_are_no_such_limits(system, model, path, tmp_path, monkeypatch):
+    (tmp_path / "resource.py").write_text(RESOURCE[system])
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # the reader's, which finds this one first
+    other = filled(tiny_pair()["generator"](), seed=1)
+    weights.load_weights(other, path)
+    assert equal(model, other)
+    path.write_bytes(path.read_bytes()[:5000])
+    refused(model, path, "damaged")
+
+
+def test_every_module_loads_where_posix_modules_are_missing(tmp_path):
+    for name in ("resource",):
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError('No module named {name}')")
+    files = [*ROOT.glob("*.py"), *ROOT.glob("datasets/[a-z]*.py"), *ROOT.glob("reproduce/[a-z]*.py")]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
+    code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tmp_path, ROOT)))}
+    subprocess.run([sys.executable, "-c", code, *sorted(names)], env=environment, cwd=tmp_path, check=True)
 
 
 @st.composite
