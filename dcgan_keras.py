@@ -230,13 +230,9 @@ def parse(arguments: list[str] | None = None):
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=command.at_least(1), default=10000, metavar="N", help="train up to this step")
     length.add_argument("--epochs", type=command.at_least(1), metavar="N", help="train up to the end of this epoch")
-    add("--batch-size", type=command.at_least(1), metavar="N", help="of each device (default: the model's)")
-    add(
-        "--devices",
-        type=command.at_least(1),
-        metavar="N",
-        help="use no more GPUs than this; without any, divide the CPU",
-    )
+    add("--batch-size", type=command.at_least(1), metavar="N", help="of all devices together (default: the model's)")
+    devices = "GPUs to train on, or all; without GPUs, parts of the CPU (default: %(default)s)"
+    add("--devices", type=distributed.number_or_all, default=1, metavar="N", help=devices)
     add("--seed", type=command.at_least(0), default=0, metavar="N", help="of everything random (%(default)s)")
     every = {"type": interval, "metavar": "N"}
     add("--sample-every", default="500", **every, help="steps, or epochs as in 25epochs (%(default)s)")
@@ -267,10 +263,8 @@ def main(arguments: list[str] | None = None) -> int:
     one_pass = arguments.recipe == "one-pass"
     if arguments.updates == "alternating" and not one_pass:
         raise InputError("--updates alternating is for --recipe one-pass; the two-model recipe has its own order")
-    if not one_pass:
-        if distributed.in_job() or (arguments.devices or 1) > 1:
-            raise InputError("--recipe two-model is for one device; TF_CONFIG and --devices are for --recipe one-pass")
-        arguments.devices = 1
+    if not one_pass and (distributed.in_job() or arguments.devices != 1):
+        raise InputError("--recipe two-model is for one device; TF_CONFIG and --devices are for --recipe one-pass")
     set_seed(arguments.seed)
     batch_size = arguments.batch_size if one_pass else None
     job = distributed.Job() if arguments.summary else distributed.join(arguments.devices, batch_size)
@@ -306,7 +300,7 @@ def main(arguments: list[str] | None = None) -> int:
     classes = [len(dataset.classes)] if pair.with_classes else []
     with job.scope():
         generator, discriminator = pair.generator(*classes), pair.discriminator(*classes, activation=output.activation)
-    memory.check(generator, discriminator, arguments.batch_size * job.local)
+    memory.check(generator, discriminator, arguments.batch_size, job.workers, job.replicas)
     options = {"alternating": arguments.updates == "alternating", "batch_size": batch_size}
     with job.scope():
         train_step = job.build(
@@ -319,8 +313,7 @@ def main(arguments: list[str] | None = None) -> int:
             score=output.score,
             **(options if one_pass else {}),
         )
-    together = arguments.batch_size * job.replicas
-    per_epoch = data.batches_per_epoch(dataset, together)
+    per_epoch = data.batches_per_epoch(dataset, arguments.batch_size)
     return training.train(
         train_step,
         generator,
@@ -329,7 +322,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments.out,
         pixels=pair.pixels,
         steps=arguments.epochs * per_epoch if arguments.epochs else arguments.steps,
-        batch_size=together,
+        batch_size=arguments.batch_size,
         seed=arguments.seed,
         sample_every=arguments.sample_every.steps(per_epoch),
         checkpoint_every=arguments.checkpoint_every.steps(per_epoch),

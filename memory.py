@@ -1,7 +1,9 @@
-"""Whether a pair fits into this machine's memory, told before it is tried."""
+"""Whether the training of a pair fits into this machine's memory, and if not, which batch does."""
 
+import contextlib
 import math
 import os
+import sys
 from pathlib import Path
 
 from command import InputError
@@ -46,41 +48,70 @@ def layer_outputs(model: keras.Model) -> int:
     return total
 
 
-def available() -> float:
-    """How many bytes this process may still take: what Linux counts as available, or less in a container's limit."""
-    limits = [math.inf]
-    for folder, limit, used in CGROUPS:
-        try:
-            limits.append(int((folder / limit).read_text()) - int((folder / used).read_text()))
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
+def available() -> tuple[float, float]:
+    """How many bytes this process can get at the moment, and how many there are at most.
+
+    The first is what Linux counts as available. The second is what the machine has at all, or what a container's limit
+    leaves: above that, the system kills the process. Both are infinite where the system does not say.
+    """
+    most = [math.inf]
+    for folder, limit, used, cache in CGROUPS:
+        with contextlib.suppress(OSError, ValueError, KeyError):  # no such group, or "max"
+            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            # Files that were read stay in memory as long as nothing else needs it, and count as used.
+            in_use = int((folder / used).read_text()) - int(statistics[cache])
+            most.append(int((folder / limit).read_text()) - in_use)
+    at_the_moment = math.inf
     try:
         lines = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
-        limits.append(int(lines["MemAvailable"].split()[0]) * 1024)
+        at_the_moment = int(lines["MemAvailable"].split()[0]) * 1024
+        most.append(int(lines["MemTotal"].split()[0]) * 1024)
     except (OSError, ValueError, KeyError):  # another system than Linux
-        pass
-    return min(limits)
+        with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows, or a system without these names
+            most.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(at_the_moment, *most), min(most)
 
 
 MEMINFO = Path("/proc/meminfo")
-CGROUPS = [
-    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
+CGROUPS = [  # version 2, version 1
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 ]
 
 
-def check(generator: keras.Model, discriminator: keras.Model, batch_size: int) -> None:
-    """Raises InputError, with both figures, where the pair will not fit. A GPU's own memory is not judged."""
-    need, have = needed(generator, discriminator, batch_size), available()
-    if need > have and not tf.config.list_physical_devices("GPU"):
-        frugal = needed(generator, discriminator, batch_size, SYSTEM_ALLOCATOR)
-        if frugal < have:
-            advice = f"with {SETTING}=1 in the environment, {frugal / 2**30:.1f} GiB will do"
-        elif needed(generator, discriminator, 1) < have:
-            advice = "choose a smaller --batch-size or --model"
-        else:
-            advice = "no batch is small enough"
-        raise InputError(
-            f"training needs about {need / 2**30:.1f} GiB of memory at batch {batch_size}, "
-            f"and {have / 2**30:.1f} GiB are available: {advice}"
-        )
+def largest_batch(
+    generator: keras.Model, discriminator: keras.Model, room: float, overhead: float | None = None
+) -> int:
+    """The largest batch whose training takes at most `room` bytes; 0 where none does."""
+    without = needed(generator, discriminator, 0, overhead)
+    picture = needed(generator, discriminator, 1, overhead) - without
+    return max(0, math.floor((room - without) / picture))
+
+
+def check(
+    generator: keras.Model, discriminator: keras.Model, batch_size: int, workers: int = 1, replicas: int = 1
+) -> None:
+    """Raises InputError where training needs more memory than there is, and names the `--batch-size` that fits.
+
+    Where there is enough, but other programs have taken it, one line on stderr warns. A GPU's own memory is not judged.
+    batch_size: of all workers together, of which this process is one; replicas: the number of their devices.
+    """
+    if tf.config.list_physical_devices("GPU"):
+        return
+    need, (now, most) = needed(generator, discriminator, batch_size // workers), available()
+    if need <= now:
+        return
+    room = most if need > most else now
+    line = (
+        f"training needs about {need / 2**30:.1f} GiB of memory at --batch-size {batch_size}, "
+        f"and {room / 2**30:.1f} GiB are available: "
+    )
+    fits = largest_batch(generator, discriminator, room) * workers // replicas * replicas
+    frugal = needed(generator, discriminator, batch_size // workers, SYSTEM_ALLOCATOR)
+    advice = [f"--batch-size {fits} fits"] if fits else []
+    if frugal <= room and frugal < need:
+        advice.append(f"with {SETTING}=1 in the environment, {frugal / 2**30:.1f} GiB will do")
+    line += ", or ".join(advice) or "no batch is small enough"
+    if need > most:
+        raise InputError(line)
+    print(f"warning: {line}", file=sys.stderr)

@@ -107,7 +107,7 @@ def train(
         sample = sampler(generator, pixels, sample_feed(generator, seed, classes))
         tf.get_default_graph().finalize()
 
-        start = begin(job, sess, out, settings)
+        start = job.begin(sess, lambda: restore(sess, out, settings))
         batches = data.batches(dataset, batch_size, pixels, seed, start, part=(job.index, job.workers))
 
         def take(step):
@@ -182,26 +182,6 @@ def checksum(dataset: data.Dataset) -> int:
     """Of 16 pictures from all over the dataset: tells whether two workers have the same."""
     chosen = np.linspace(0, len(dataset.images) - 1, 16).astype(int)
     return zlib.crc32(np.stack([dataset.images[k] for k in chosen]).tobytes())
-
-
-def begin(job: distributed.Job, sess: tf.Session, out: Path, settings: dict) -> int:
-    """The step that worker 0 finds in `out` and restores; all others get its state from it, and raise what it raises.
-
-    So `out` need not be a folder that all workers share.
-    """
-    note = {}
-    if job.index == 0:
-        try:
-            note = {"start": restore(sess, out, settings)}
-        except InputError as error:
-            note = {"error": str(error)}
-    note = job.from_first(sess, note)
-    if "error" in note:
-        job.leave(sess)
-        raise InputError(note["error"])
-    if note["start"]:
-        job.share(sess)
-    return note["start"]
 
 
 def follow(job: distributed.Job, sess: tf.Session, take: Callable, start: int, steps: int) -> int:

@@ -50,8 +50,8 @@ class _Traced:
         return found
 
 
-def work_in_job(batch_size: int) -> int:
-    """One worker of a job, `TF_CONFIG` says which. Answers lines "what steps" on stdin with JSON.
+def work_in_job(batch_size: int, workers: int) -> int:
+    """One worker of a job: `TF_CONFIG` says which. Answers lines "what steps" on stdin with JSON. batch_size: its own.
 
     What: "alone", steps of `gan()` in this process; "job", steps in which all workers take part; "in-all-reduce", the
     same steps traced; "reduce-one" and "reduce-all", an all-reduce alone, of one number or of as many as there are
@@ -65,7 +65,8 @@ def work_in_job(batch_size: int) -> int:
 
     def build(job):
         networks = models.article_generator(), models.article_discriminator()
-        step = job.build(gan, *networks, learning_rate=LEARNING_RATE, beta1=BETA1, batch_size=batch_size)
+        together = batch_size * job.workers
+        step = job.build(gan, *networks, learning_rate=LEARNING_RATE, beta1=BETA1, batch_size=together)
         return step, sum(math.prod(w.shape) for network in networks for w in network.trainable_weights)
 
     alone = tf.Graph()
@@ -74,7 +75,7 @@ def work_in_job(batch_size: int) -> int:
         keras.backend.set_session(alone_session)
         alone_step, gradients = build(distributed.Job())
         alone_session.run(tf.global_variables_initializer())
-    job = distributed.join(batch_size=batch_size)
+    job = distributed.join(batch_size=batch_size * workers)
     with job.scope():
         session = job.session()
         keras.backend.set_session(session)
@@ -122,7 +123,15 @@ def in_jobs(most: int, batch_size: int, steps: int, rounds: int) -> list[dict]:
             for i in range(count):
                 config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}}
                 workers.append(
-                    Worker(f"worker {i}", "reproduce.jobs", "--batch-size", batch_size, TF_CONFIG=json.dumps(config))
+                    Worker(
+                        f"worker {i}",
+                        "reproduce.jobs",
+                        "--batch-size",
+                        batch_size,
+                        "--workers",
+                        count,
+                        TF_CONFIG=json.dumps(config),
+                    )
                 )
             for worker in workers:
                 worker.answer()
@@ -195,7 +204,7 @@ def parse(arguments: list[str] | None = None):
 def main(arguments: list[str] | None = None) -> int:
     arguments = parse(arguments)
     if arguments.batch_size:
-        return work_in_job(arguments.batch_size)
+        return work_in_job(arguments.batch_size, arguments.workers)
     size, steps, rounds = (2, 1, 2) if arguments.quick else (BATCH_SIZES[0], 10, 12)
     report = {"machine": machine(), "quick": arguments.quick}  # first: it has the load before this program's own
     report["jobs"] = in_jobs(arguments.workers, size, steps, rounds)

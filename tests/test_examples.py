@@ -9,8 +9,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
+import cluster
 import dcgan_keras
-import distributed
 
 EXAMPLES = ROOT / "examples"
 DOCKERFILE = (EXAMPLES / "Dockerfile").read_text()
@@ -21,22 +21,24 @@ def understood(arguments):
     assert dcgan_keras.parse(arguments).dataset == "cifar10"
 
 
-def test_the_image_has_every_module_that_the_command_loads():
+def test_the_image_has_every_module_that_its_commands_load():
     lines = [shlex.split(line) for line in DOCKERFILE.splitlines() if line and not line.startswith("#")]
     assert {line[0] for line in lines} == {"FROM", "ARG", "WORKDIR", "COPY", "RUN", "ENTRYPOINT"}
-    copied = [name for line in lines if line[0] == "COPY" for name in line[1:-1]]
-    assert all((ROOT / name).exists() for name in copied)
+    patterns = [name for line in lines if line[0] == "COPY" for name in line[1:-1]]
+    copied = {path for pattern in patterns for path in ROOT.glob(pattern)}
+    copied |= {path for folder in copied for path in folder.glob("*.py")}
     assert json.loads(re.search(r"ENTRYPOINT (.*)", DOCKERFILE)[1]) == ["python", "dcgan_keras.py"]
-    own = {path.stem: [path] for path in ROOT.glob("*.py")}
-    own |= {path.parent.name: [*path.parent.glob("*.py")] for path in ROOT.glob("*/__init__.py")}
-    needed, reading = set(), ["dcgan_keras"]
+    reading, needed = {ROOT / "dcgan_keras.py", ROOT / "generate.py"}, set()
     while reading:
-        needed.add(module := reading.pop())
-        text = "".join(path.read_text() for path in own[module])
-        found = re.findall(r"^ *(?:import|from) (\w+)", text, re.MULTILINE)
-        reading += own.keys() & set(found) - needed
-    modules = {name if (ROOT / name).is_dir() else f"{name}.py" for name in needed}
-    assert set(copied) - {"requirements.txt"} == modules
+        needed.add(path := reading.pop())
+        for package, names in re.findall(
+            r"^ *(?:from|import) ([\w.]+)(?: import (.+))?", path.read_text(), re.MULTILINE
+        ):
+            modules = [package, *(f"{package}.{name}" for name in re.findall(r"\w+", names))]
+            files = {ROOT / f"{module.replace('.', '/')}{end}" for module in modules for end in (".py", "/__init__.py")}
+            reading |= {file for file in files if file.is_file()} - needed
+    assert needed <= copied, needed - copied
+    assert ROOT / "memory.py" in needed and ROOT / "datasets" / "shapes.py" in needed  # it does follow the imports
 
 
 def test_the_images_tensorflow_is_the_projects():
@@ -61,6 +63,8 @@ def test_the_tfjob_starts_a_chief_and_workers_with_the_same_command():
     chief, worker = containers
     assert chief["args"] == worker["args"] and chief["image"] == worker["image"]
     understood(chief["args"])
+    devices = sum(spec["replicas"] for spec in replicas.values())
+    assert dcgan_keras.parse(chief["args"]).batch_size == 32 * devices
     writable = [mount["mountPath"] for mount in chief["volumeMounts"] if not mount.get("readOnly")]
     assert str(dcgan_keras.parse(chief["args"]).out).startswith(tuple(writable))
 
@@ -70,6 +74,8 @@ def test_the_vertex_job_starts_a_chief_and_workers_with_the_same_command():
     assert first["replicaCount"] == 1
     assert first["containerSpec"] == second["containerSpec"] and first["machineSpec"] == second["machineSpec"]
     understood(first["containerSpec"]["args"])
+    devices = first["replicaCount"] + second["replicaCount"]
+    assert dcgan_keras.parse(first["containerSpec"]["args"]).batch_size == 32 * devices
 
 
 def test_the_vertex_command_line():
@@ -86,10 +92,10 @@ def test_the_vertex_command_line():
 @pytest.mark.parametrize("task", [{"type": "chief", "index": 0}, {"type": "worker", "index": 2}])
 def test_what_both_services_put_into_TF_CONFIG_is_understood(task):
     """Both add fields of their own, and Kubeflow's task may be named in a cluster whose addresses are services."""
-    cluster = {
+    addresses = {
         "chief": ["dcgan-keras-chief-0.default.svc:2222"],
         "worker": [f"dcgan-keras-worker-{i}.default.svc:2222" for i in range(3)],
     }
-    config = {"cluster": cluster, "task": {**task, "trial": "1"}, "environment": "cloud", "job": "{}"}
-    found = distributed.task_of(json.dumps(config))
+    config = {"cluster": addresses, "task": {**task, "trial": "1"}, "environment": "cloud", "job": "{}"}
+    found = cluster.task_of(json.dumps(config))
     assert found.name == f"{task['type']} {task['index']}" and len(found.names) == 4

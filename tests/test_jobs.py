@@ -2,8 +2,8 @@ import json
 
 from conftest import ROOT, bad_input
 
-# D's gradients, G's gradients, and the moving averages with both losses and the wish to stop: float32.
-REDUCED = [4 * 395_405, 4 * 696_507, 4 * (720 + 672 + 3)]
+# D's gradients, G's gradients, and the moving averages with losses, mean scores and the wish to stop: float32.
+REDUCED = [4 * 395_405, 4 * 696_507, 4 * (720 + 672 + 5)]
 
 
 def test_quick_measures_jobs_of_one_and_two_processes(run_command, tmp_path):
