@@ -1,14 +1,11 @@
-"""What every command of this project shares: errors are one line and an exit code, files are whole or not there."""
+"""What every command of this project shares: its arguments, and errors as one line and an exit code."""
 
 import argparse
-import contextlib
-import hashlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import BinaryIO, NoReturn
+from collections.abc import Callable
+from typing import NoReturn
 
 
 class InputError(ValueError):
@@ -86,41 +83,19 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a name beside `path` to write to; what was written there is synced and takes the name `path`.
+class Stop:
+    """Within it, SIGINT and SIGTERM are remembered in `signal`; a second one ends the process at once."""
 
-    So a file is the old one or the new one, whole, whatever happens in between. The suffix stays, for those who look at
-    it.
-    """
-    beside = path.with_name(f".partial-{path.name}")
-    try:
-        yield beside
-        _sync(beside)
-        os.replace(beside, path)
-        _sync(path.parent)
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+    def __enter__(self):
+        self.signal = 0
+        self.before = {number: signal.signal(number, self.remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
 
+    def remember(self, number, frame):
+        if self.signal:
+            os._exit(128 + number)  # harmless: a file is the old one or the new one, whole
+        self.signal = number
 
-def clear_partial(folder: Path) -> None:
-    """Remove what a killed process left of `replacing` in a folder that no other process writes to."""
-    for beside in folder.glob(".partial-*"):
-        beside.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sha256(file: BinaryIO) -> "hashlib._Hash":
-    """The SHA-256 of a file from where it stands to its end."""
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)

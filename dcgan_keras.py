@@ -213,6 +213,8 @@ def interval(text: str) -> Interval:
 
 RECIPES = {"one-pass": gan, "two-model": two_model.two_model}
 
+NAMED = ("model", "size", "dataset", "loss", "smoothing", "recipe", "updates", "learning_rate", "beta1")  # of a run
+
 
 def parse(arguments: list[str] | None = None):
     parser = command.Parser(prog="dcgan_keras.py", description="Train a DCGAN, both networks in one pass per step.")
@@ -271,22 +273,12 @@ def main(arguments: list[str] | None = None) -> int:
     # Keras would open a session of its own for the models, and a process's first session sets up its devices for good.
     keras.backend.set_session(job.session())
     output = OUTPUTS[arguments.loss]
-    settings = {
-        "model": arguments.model,
-        "size": arguments.size,
-        "dataset": arguments.dataset,
-        "loss": arguments.loss,
-        "smoothing": arguments.smoothing,
-        "recipe": arguments.recipe,
-        "updates": arguments.updates,
-        "learning rate": arguments.learning_rate,
-        "beta1": arguments.beta1,
-    }
     if arguments.summary:
         for model in (pair.generator(), pair.discriminator(activation=output.activation)):
             model.summary()
-        for name, value in {**settings, "batch size": arguments.batch_size, "pixels": pair.pixels}.items():
-            print(f"{name}: {value}")
+        for name in NAMED:
+            print(f"{name.replace('_', ' ')}: {getattr(arguments, name)}")
+        print(f"batch size: {arguments.batch_size}\npixels: {pair.pixels}")
         return 0
     dataset = data.load(
         arguments.dataset,
@@ -314,12 +306,7 @@ def main(arguments: list[str] | None = None) -> int:
             **(options if one_pass else {}),
         )
     per_epoch = data.batches_per_epoch(dataset, arguments.batch_size)
-    return training.train(
-        train_step,
-        generator,
-        discriminator,
-        dataset,
-        arguments.out,
+    settings = training.Settings(
         pixels=pair.pixels,
         steps=arguments.epochs * per_epoch if arguments.epochs else arguments.steps,
         batch_size=arguments.batch_size,
@@ -328,9 +315,9 @@ def main(arguments: list[str] | None = None) -> int:
         checkpoint_every=arguments.checkpoint_every.steps(per_epoch),
         keep_every=arguments.keep_every and arguments.keep_every.steps(per_epoch),
         restart=arguments.restart,
-        settings=settings,
-        job=job,
+        **{name: getattr(arguments, name) for name in NAMED},
     )
+    return training.train(train_step, generator, discriminator, dataset, arguments.out, settings, job)
 
 
 if __name__ == "__main__":

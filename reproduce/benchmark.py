@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 
 import command
+import files
 from command import InputError, RunError
 from reproduce.ways import MATRIX, RATE, VARIANTS
 from reproduce.worker import ROOT, Worker, batch
@@ -357,7 +358,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write(report: dict, path: Path) -> None:
-    with command.replacing(path) as beside:
+    with files.replacing(path) as beside:
         beside.write_text(json.dumps(report, indent=1) + "\n")
 
 

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 import command
-import training
+import files
+import logs
 from command import InputError
 
 WINDOW = 1000  # steps of a run around a moment of the author's
@@ -120,7 +121,7 @@ COLUMNS = ("first", "last", *(f"{loss}_{name}" for loss in ("dloss", "gloss") fo
 
 
 def write_spans(found: list[Span], path: Path) -> None:
-    with command.replacing(path) as beside, open(beside, "w", newline="") as file:
+    with files.replacing(path) as beside, open(beside, "w", newline="") as file:
         rows = [(s.first, s.last, *(f"{value:.4f}" for value in (*s.dloss, *s.gloss))) for s in found]
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
 
@@ -129,7 +130,7 @@ def read_spans(run: Path) -> list[Span]:
     """The losses in short of a run's folder: of its losses.csv, or as they are in its losses_summary.csv."""
     path = run / "losses.csv"
     if path.is_file():
-        found = spans(training.read_losses(path))
+        found = spans(logs.read_losses(path))
     else:
         path = run / SUMMARY
         try:
@@ -190,7 +191,7 @@ def write_table(table: list[tuple[Moment, Span | None]], path: Path) -> None:
             row += [f"{value:.4f}" for value in (min(values), np.median(values), max(values))]
         row += [span.first, span.last, *(f"{value:.4f}" for value in (*span.dloss, *span.gloss))] if span else []
         rows.append(row + [""] * (len(header) - len(row)))
-    with command.replacing(path) as beside, open(beside, "w", newline="") as file:
+    with files.replacing(path) as beside, open(beside, "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 

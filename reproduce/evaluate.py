@@ -30,6 +30,7 @@ from PIL import Image
 
 import command
 import data
+import files
 import models
 import training
 from command import InputError
@@ -196,7 +197,7 @@ def cached_classifier(dataset: data.Dataset, seed: int) -> list[np.ndarray]:
     file = io.BytesIO()
     np.savez(file, *weights)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with command.replacing(path) as beside:
+    with files.replacing(path) as beside:
         beside.write_bytes(hashlib.sha256(file.getvalue()).hexdigest().encode() + file.getvalue())
     return weights
 
@@ -358,7 +359,7 @@ def main(arguments: list[str] | None = None) -> int:
             rows.append((name, "" if step is None else step, len(images), *written))
             print(LINE.format(*rows[-1]), flush=True)
             if arguments.out:  # after every line: the next may take minutes
-                with command.replacing(arguments.out) as beside, open(beside, "w", newline="") as file:
+                with files.replacing(arguments.out) as beside, open(beside, "w", newline="") as file:
                     csv.writer(file, lineterminator="\n").writerows([FIELDS, *rows])
 
         measure("real, held out", None, train.images[held_out[:count]], train.labels[held_out[:count]])

@@ -27,6 +27,7 @@ from PIL import Image
 
 import command
 import dcgan_keras
+import files
 import models
 import pictures
 from command import InputError
@@ -290,7 +291,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     table = console.compared(run.spans)
     console.write_table(table, out / "console.csv")
-    with command.replacing(out / "console.md") as beside:
+    with files.replacing(out / "console.md") as beside:
         beside.write_text(console.markdown(table))
     print(console.markdown(table))
     written += ["console.md", "console.csv"]

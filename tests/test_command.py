@@ -32,20 +32,6 @@ def test_errors_of_the_program_itself_keep_their_traceback():
     assert "Traceback" in leave("return 1 / 0").stderr
 
 
-def test_replacing_gives_the_whole_new_file_or_keeps_the_old_one(tmp_path):
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-    with pytest.raises(RuntimeError), command.replacing(path) as beside:
-        beside.write_text("half of the n")
-        raise RuntimeError
-    assert path.read_text() == "old"
-    with command.replacing(path) as beside:
-        beside.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
-    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
-
-
 @pytest.mark.parametrize("text", ["0", "-3", "2.5", "many", ""])
 def test_at_least_refuses_what_is_no_whole_number_from_one_on(text, capsys):
     parser = command.Parser(prog="it")

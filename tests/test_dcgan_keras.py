@@ -9,6 +9,7 @@ from PIL import Image
 from test_training import EVERY_FEW, SHORT, same_bits, state
 
 import data
+import logs
 import models
 import training
 from command import InputError
@@ -422,7 +423,7 @@ def pictures(tmp_path):
 def test_epochs_are_counted_in_full_batches(dcgan, pictures, tmp_path):
     dcgan(*pictures, "--model", "tiny", "--out", "run", "--epochs", 3)
     out = tmp_path / "run"
-    losses = np.array([row[1:] for row in training.read_losses(out / "losses.csv")])
+    losses = np.array([row[1:] for row in logs.read_losses(out / "losses.csv")])
     assert len(losses) == 9
     lines = (out / "epochs.csv").read_text().splitlines()
     assert lines[0] == "epoch,dloss,gloss"

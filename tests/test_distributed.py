@@ -21,7 +21,8 @@ import cluster
 import command
 import dcgan_keras
 import distributed
-import training
+import files
+import logs
 from tf1 import cores, tf
 
 TIMEOUT = 900  # seconds for what takes ten on an idle machine
@@ -146,7 +147,7 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path, dcgan):
     whole, pieces = (contents(tmp_path / name)["checkpoint_000006.h5"] for name in ("whole", "pieces"))
     assert whole == pieces
     assert dcgan(*run, "--devices", 1, "--steps", 7, "--out", "pieces").returncode == 0
-    assert step_of(training.checkpoints(tmp_path / "pieces")) == 7
+    assert step_of(files.checkpoints(tmp_path / "pieces")) == 7
 
 
 @pytest.mark.parametrize("gpus", [0, 8])
@@ -226,7 +227,7 @@ def test_a_worker_is_stopped_another_killed_and_the_job_ends_as_one_process(tmp_
     out = folder / "worker0" / "run"
 
     def last():
-        return step_of(training.checkpoints(out))
+        return step_of(files.checkpoints(out))
 
     with Running(folder, 2, *run, "--steps", 1_000_000) as job:  # SIGTERM to worker 1 stops both
         job.until(lambda: last() >= 20)
@@ -236,7 +237,7 @@ def test_a_worker_is_stopped_another_killed_and_the_job_ends_as_one_process(tmp_
     assert [err for _, _, err in results] == ["", ""]
     stopped = last()
     assert f"stopped at step {stopped}, all saved" in results[0][1] and f"stopped at step {stopped}" in results[1][1]
-    assert len(list(training.read_losses(out / "losses.csv"))) == stopped
+    assert len(list(logs.read_losses(out / "losses.csv"))) == stopped
 
     with Running(folder, 2, *run, "--steps", 1_000_000) as job:
         job.until(lambda: last() > stopped)

@@ -14,14 +14,14 @@ import time
 import h5py
 import numpy as np
 import pytest
-from broken import SHORT_AND_LONG, fuzz, mutations
-from conftest import ROOT, bad_input
-from hypothesis import strategies as st
+from conftest import ROOT
 from PIL import Image
 
-import command
+import checkpoints
 import data
 import dcgan_keras
+import files
+import logs
 import training
 from tf1 import tf
 
@@ -31,8 +31,8 @@ TINY_COMMAND = [sys.executable, str(ROOT / "tests" / "tiny_command.py")]
 
 def is_whole(checkpoint):
     content = checkpoint.read_bytes()
-    checksum = hashlib.sha256(content[training.HEADER :]).hexdigest().encode()
-    return content[: training.HEADER] == checksum.ljust(training.HEADER, b"\0")
+    checksum = hashlib.sha256(content[checkpoints.HEADER :]).hexdigest().encode()
+    return content[: checkpoints.HEADER] == checksum.ljust(checkpoints.HEADER, b"\0")
 
 
 def step_of(paths):
@@ -61,7 +61,7 @@ def everything_opens(out):
                         picture.seek(frame)
                         picture.load()
             case _, ".csv":
-                steps = [step for step, _, _ in training.read_losses(path)]
+                steps = [step for step, _, _ in logs.read_losses(path)]
                 assert steps == list(range(1, len(steps) + 1))
                 assert len(path.read_text().splitlines()) - 1 <= len(steps) + 1  # one line at most may be cut
             case "events", _:
@@ -150,7 +150,7 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_bits(program, model, kill
     out = tmp_path / "killed"
 
     def samples():
-        return training.numbered(out, "step", "png")
+        return files.numbered(out, "step", "png")
 
     hits = 0
     for _ in range(kills):
@@ -164,7 +164,7 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_bits(program, model, kill
         assert run.returncode == -signal.SIGKILL
         hits += any(out.glob(".partial-*"))
         everything_opens(out)
-        assert step_of(samples()) - step_of(training.checkpoints(out)) <= every
+        assert step_of(samples()) - step_of(files.checkpoints(out)) <= every
     print(f"{hits} of {kills} kills while a file was being written")
     assert hits or kills < 30
     for folder in ("killed", "whole"):
@@ -175,80 +175,6 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_bits(program, model, kill
     assert [name for name in whole if killed[name] != whole[name]] == []
 
 
-def test_a_run_that_was_killed_before_its_film_makes_it_when_it_is_run_again(dcgan, tmp_path, monkeypatch):
-    film = training.make_film
-    monkeypatch.setattr(training, "make_film", lambda out: crashed())
-    assert dcgan(*TINY, "--steps", 2).returncode == 130
-    monkeypatch.setattr(training, "make_film", film)
-    result = dcgan(*TINY, "--steps", 2)
-    assert result.returncode == 0 and "is at step 2 already" in result.stdout
-    with Image.open(tmp_path / "run" / "progress.gif") as made:
-        assert made.n_frames == 2
-
-
-def test_files_are_sorted_by_step_and_foreign_ones_left_alone(tmp_path):
-    for name in ("999500", "1000000", "000500", "best", "5_copy"):
-        (tmp_path / f"checkpoint_{name}.h5").touch()
-    assert [step_of([path]) for path in training.checkpoints(tmp_path)] == [500, 999500, 1000000]
-
-
-@pytest.mark.parametrize(
-    "rest", [b"3,1.5", b"3,1.5,2", b"3,1.5,2.5,3\n", b"\0\xff\n", b"3," + b"9" * 200_000, b"three,1,2\n", b"\n"]
-)
-def test_a_line_of_the_losses_that_is_cut_or_damaged_ends_them(rest, tmp_path):
-    (tmp_path / "losses.csv").write_bytes(b"step,dloss,gloss\n1,1,2\n2,1,2\n" + rest)
-    assert list(training.read_losses(tmp_path / "losses.csv")) == [(1, 1, 2), (2, 1, 2)]
-
-
-# Checkpoints.
-
-
-@pytest.fixture
-def two_checkpoints(tmp_path, sess):
-    """Checkpoints of steps 1 and 2, whose one variable is filled with the step; gives the variable."""
-    variable = tf.get_variable("weight", initializer=np.zeros(1000, np.float32))
-    for step in (1, 2):
-        variable.load(np.full(1000, step, np.float32), sess)
-        training.save_checkpoint(tmp_path, sess, step, {"seed": 0})
-    return variable
-
-
-def test_a_checkpoint_of_another_program_is_refused_in_one_line(two_checkpoints, tmp_path, sess):
-    tf.get_variable("new", initializer=np.float32(0))
-    with pytest.raises(command.InputError, match=r"checkpoint_000002\.h5 has other variables .*--restart"):
-        training.restore(sess, tmp_path, {"seed": 0})
-
-
-@pytest.mark.parametrize("damage", [b"", b"\0", b"no HDF5" * 1000, None])
-def test_where_every_checkpoint_is_damaged_a_run_does_not_begin_anew_by_itself(damage, two_checkpoints, tmp_path, sess):
-    for path in training.checkpoints(tmp_path):
-        path.write_bytes(path.read_bytes()[:-1] if damage is None else damage)
-    with pytest.raises(command.InputError, match=r"every checkpoint .* is damaged: --restart"):
-        training.restore(sess, tmp_path, {"seed": 0})
-
-
-def test_a_damaged_checkpoint_of_a_later_step_does_not_push_out_good_ones(two_checkpoints, tmp_path, sess):
-    (tmp_path / "checkpoint_000009.h5").write_bytes(b"damaged")
-    assert training.restore(sess, tmp_path, {"seed": 0}) == 2
-    training.save_checkpoint(tmp_path, sess, 3, {"seed": 0})
-    assert [step_of([path]) for path in training.checkpoints(tmp_path)] == [2, 3]
-
-
-@pytest.mark.parametrize("examples", SHORT_AND_LONG)
-def test_fuzz_checkpoints(examples, two_checkpoints, tmp_path, sess, capsys):
-    newest = tmp_path / "checkpoint_000002.h5"
-    good = newest.read_bytes()
-
-    def read(content):
-        newest.write_bytes(content)
-        step = training.restore(sess, tmp_path, {"seed": 0})
-        assert step == (2 if content == good else 1)
-        assert (sess.run(two_checkpoints) == step).all()
-        assert ("is damaged" in capsys.readouterr().err) == (step == 1)
-
-    fuzz(read, mutations(good) | st.binary(), examples)
-
-
 # Signals.
 
 
@@ -257,12 +183,12 @@ def test_a_signal_ends_the_run_with_the_step_that_it_came_in(dcgan, watched, tmp
     result = dcgan(*TINY, "--steps", 9)
     assert result.returncode == 130 and result.stderr == ""
     assert result.stdout.splitlines()[-1].startswith("stopped at step 3, all saved")
-    assert step_of(training.checkpoints(tmp_path / "run")) == 3
+    assert step_of(files.checkpoints(tmp_path / "run")) == 3
 
 
 def test_a_signal_while_it_saves_ends_the_run_with_the_next_step(dcgan, tmp_path, monkeypatch):
     """What is printed holds: between the save and the line that says so, no signal can slip in."""
-    save, saved = training.save_checkpoint, []
+    save, saved = checkpoints.save_checkpoint, []
 
     def interrupted_save(out, sess, step, settings):
         save(out, sess, step, settings)
@@ -278,9 +204,9 @@ def test_a_signal_while_it_saves_ends_the_run_with_the_next_step(dcgan, tmp_path
 
 def test_a_second_signal_leaves_at_once_without_harm(dcgan, tmp_path):
     slow_disk = """
-import time, tiny_command, command, dcgan_keras
-sync = command._sync
-command._sync = lambda path: time.sleep(100) if "checkpoint_000004" in path.name else sync(path)
+import time, tiny_command, command, dcgan_keras, files
+sync = files._sync
+files._sync = lambda path: time.sleep(100) if "checkpoint_000004" in path.name else sync(path)
 command.run(dcgan_keras.main)
 """
     arguments = (*TINY, "--steps", "6", "--checkpoint-every", "2")
@@ -298,7 +224,7 @@ command.run(dcgan_keras.main)
         _, stderr = run.communicate(timeout=20)
     assert run.returncode == 130 and stderr == b""
     everything_opens(tmp_path / "run")
-    assert step_of(training.checkpoints(tmp_path / "run")) == 2
+    assert step_of(files.checkpoints(tmp_path / "run")) == 2
     result = dcgan(*arguments)
     assert result.returncode == 0 and "going on from step 2" in result.stdout
     assert not list((tmp_path / "run").glob(".partial-*"))
@@ -402,50 +328,9 @@ def test_a_folder_that_is_closed_or_gone_stops_the_run(happens, where, words, dc
     (tmp_path / "run").chmod(0o700) if happens is close and os.geteuid() else None
     if where:
         everything_opens(tmp_path / where)
-        assert step_of(training.checkpoints(tmp_path / where)) == 4
+        assert step_of(files.checkpoints(tmp_path / where)) == 4
     else:
         assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError(5, "Input/output error"),
-        RuntimeError("Unable to close file (errno = 5, error message = 'Input/output error')"),
-        OSError("Can't write data (file write failed: errno = 5,\n error message = 'Input/output error')"),
-    ],
-)
-def test_however_a_library_tells_of_a_failed_write_it_is_one_line(error, tmp_path):
-    line = r"run can no longer be written \(Input/output error\); there is no"
-    with pytest.raises(command.RunError, match=line), training.writing(tmp_path / "run"):
-        raise error
-
-
-# The lock.
-
-
-def test_a_folder_that_gets_another_name_while_its_lock_is_taken_is_refused(tmp_path, monkeypatch):
-    flock = training.fcntl.flock
-
-    def late(descriptor, operation):
-        (tmp_path / "run").rename(tmp_path / "run.1")
-        (tmp_path / "run").mkdir()
-        (tmp_path / "run" / ".lock").touch()
-        flock(descriptor, operation)
-
-    monkeypatch.setattr(training.fcntl, "flock", late)
-    with pytest.raises(command.InputError, match="another run is writing"), training.locked(tmp_path / "run", False):
-        pass
-
-
-def test_a_killed_run_leaves_no_lock_behind(dcgan, tmp_path):
-    holder = f"import training, time, pathlib\nwith training.locked(pathlib.Path({str(tmp_path / 'run')!r}), False):\n"
-    holder += "    print('locked', flush=True)\n    time.sleep(100)"
-    with subprocess.Popen([sys.executable, "-c", holder], cwd=ROOT, stdout=subprocess.PIPE) as run:
-        assert run.stdout.readline() == b"locked\n"
-        assert "another run is writing to run" in bad_input(dcgan(*TINY, "--steps", 1))
-        run.kill()
-    assert dcgan(*TINY, "--steps", 1).returncode == 0
 
 
 # A long run.

@@ -9,7 +9,10 @@ import pytest
 from conftest import ROOT, bad_input
 from PIL import Image
 
+import command
 import data
+import files
+import logs
 import models
 import training
 from tf1 import keras, tf
@@ -55,36 +58,11 @@ def test_a_run_writes_what_it_promises(run_command, tmp_path):
         *("checkpoint_000004.h5", "checkpoint_000007.h5"),
         *("generator.h5", "discriminator.h5", "generator_000005.h5", "losses.csv", "progress.gif"),
     }
-    assert [step for step, _, _ in training.read_losses(out / "losses.csv")] == list(range(1, 8))
+    assert [step for step, _, _ in logs.read_losses(out / "losses.csv")] == list(range(1, 8))
     with Image.open(out / "step_000007.png") as grid:
         assert grid.size == (2 * (8 * 33 - 1),) * 2
     with Image.open(out / "progress.gif") as film:
         assert film.n_frames == 4
-
-
-def test_tensorboard_gets_losses_samples_and_the_graph(dcgan, tmp_path):
-    dcgan(*SHORT, "--steps", 4)
-    (file,) = (tmp_path / "run").glob("events.out.*")
-    scalars, images, graphs = {}, [], 0
-    for event in tf.train.summary_iterator(str(file)):
-        graphs += bool(event.graph_def)
-        for value in event.summary.value:
-            if value.HasField("image"):
-                images.append(event.step)
-            else:
-                scalars.setdefault(value.tag, []).append((event.step, np.float32(value.simple_value)))
-    rows = list(training.read_losses(tmp_path / "run" / "losses.csv"))
-    assert scalars["dloss"] == [(step, np.float32(dloss)) for step, dloss, _ in rows]
-    assert scalars["gloss"] == [(step, np.float32(gloss)) for step, _, gloss in rows]
-    assert images == [0, 3, 4] and graphs == 1
-
-
-def test_weights_files_load_with_keras(dcgan, tmp_path, graph):
-    dcgan(*ARTICLE, "--steps", 2)
-    for name, network in (("generator", models.article_generator()), ("discriminator", models.article_discriminator())):
-        before = network.get_weights()
-        network.load_weights(tmp_path / "run" / f"{name}.h5")
-        assert all((old != new).any() for old, new in zip(before, network.get_weights(), strict=True))
 
 
 @pytest.mark.parametrize("model", [pytest.param("article", marks=pytest.mark.long), "tiny"])
@@ -117,28 +95,6 @@ def test_restart_keeps_what_was_there(dcgan, tmp_path):
     assert not (tmp_path / "run" / "checkpoint_000002.h5").exists()
 
 
-@pytest.mark.parametrize("change", [("--batch-size", "5"), ("--seed", "3")])
-def test_a_checkpoint_of_another_run_is_refused(change, dcgan, tmp_path):
-    dcgan(*SHORT, "--steps", 2)
-    before = sorted(p.name for p in (tmp_path / "run").iterdir())
-    message = bad_input(dcgan(*SHORT, *change, "--steps", 4))
-    assert change[0].strip("-").replace("-", " ") in message and change[1] in message and "--restart" in message
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == before
-
-
-def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(dcgan, tmp_path):
-    dcgan(*SHORT, "--steps", 8)
-    whole = state(tmp_path / "run", 8)
-    newest = tmp_path / "run" / "checkpoint_000008.h5"
-    content = bytearray(newest.read_bytes())
-    content[len(content) // 2] ^= 1
-    newest.write_bytes(content)
-    result = dcgan(*SHORT, "--steps", 8)
-    assert result.returncode == 0 and "going on from step 4" in result.stdout
-    assert result.stderr.count("\n") == 1 and "checkpoint_000008.h5 is damaged" in result.stderr
-    same_bits(state(tmp_path / "run", 8), whole)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_leaves(number, tmp_path):
     arguments = [*ARTICLE, "--checkpoint-every", "100000", "--sample-every", "100000", "--steps", "100000"]
@@ -151,15 +107,10 @@ def test_a_signal_saves_and_leaves(number, tmp_path):
         stdout, stderr = run.communicate(timeout=60)
     assert run.returncode == 128 + number and stderr == ""
     last = stdout.splitlines()[-1]
-    (checkpoint,) = training.checkpoints(tmp_path / "run")
+    (checkpoint,) = files.checkpoints(tmp_path / "run")
     step = int(checkpoint.stem.split("_")[1])
     assert last == f"stopped at step {step}, all saved: the same command goes on from there"
-    assert [row[0] for row in training.read_losses(losses)] == list(range(1, step + 1))
-
-
-def test_a_second_run_into_the_same_folder_is_refused(tmp_path, dcgan):
-    with training.locked(tmp_path / "run", restart=False):
-        assert "another run is writing to run" in bad_input(dcgan(*SHORT, "--steps", 2))
+    assert [row[0] for row in logs.read_losses(losses)] == list(range(1, step + 1))
 
 
 def test_losses_that_are_no_numbers_stop_the_run(graph, tmp_path):
@@ -171,25 +122,12 @@ def test_losses_that_are_no_numbers_stop_the_run(graph, tmp_path):
         return [np.float32(0.5), np.float32(np.nan) if sess.run(count_up) == 6 else np.float32(1)]
 
     pictures = data.Dataset("these", np.zeros((9, 2, 2, 1), np.uint8), None, [])
-    with pytest.raises(training.RunError, match=r"step 6.*checkpoint_000004\.h5"):
+    with pytest.raises(command.RunError, match=r"step 6.*checkpoint_000004\.h5"):
         training.train(
             *(gan_feed, network, network, pictures, tmp_path / "run"),
-            pixels=(-1, 1),
-            steps=10,
-            batch_size=3,
-            seed=0,
-            sample_every=5,
-            checkpoint_every=2,
+            training.Settings(pixels=(-1, 1), steps=10, batch_size=3, seed=0, sample_every=5, checkpoint_every=2),
         )
-    assert [row[0] for row in training.read_losses(tmp_path / "run" / "losses.csv")] == [1, 2, 3, 4, 5]
-
-
-def test_weights_that_are_no_numbers_are_not_saved(graph, tmp_path, sess):
-    variable = tf.get_variable("weight", initializer=np.float32([1, np.inf]))
-    sess.run(variable.initializer)
-    with pytest.raises(training.RunError):
-        training.save_checkpoint(tmp_path, sess, 5, {})
-    assert not list(tmp_path.iterdir())
+    assert [row[0] for row in logs.read_losses(tmp_path / "run" / "losses.csv")] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("argument", [("--steps", "0"), ("--batch-size", "0"), ("--dataset", "x"), ("--model", "x")])

@@ -151,9 +151,9 @@ def test_a_file_of_keras_3_is_refused_with_what_to_do(model, tmp_path):
 
 
 def test_a_checkpoint_is_refused_with_where_the_weights_are(model, tmp_path):
-    import training
+    import checkpoints
 
-    training.save_checkpoint(tmp_path, keras.backend.get_session(), 7, {})
+    checkpoints.save_checkpoint(tmp_path, keras.backend.get_session(), 7, {})
     refused(model, tmp_path / "checkpoint_000007.h5", "checkpoint", "generator.h5")
 
 

@@ -1,0 +1,73 @@
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, bad_input
+from test_survival import TINY, step_of
+from test_training import SHORT
+
+import command
+import files
+
+
+def test_replacing_gives_the_whole_new_file_or_keeps_the_old_one(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), files.replacing(path) as beside:
+        beside.write_text("half of the n")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    with files.replacing(path) as beside:
+        beside.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_files_are_sorted_by_step_and_foreign_ones_left_alone(tmp_path):
+    for name in ("999500", "1000000", "000500", "best", "5_copy"):
+        (tmp_path / f"checkpoint_{name}.h5").touch()
+    assert [step_of([path]) for path in files.checkpoints(tmp_path)] == [500, 999500, 1000000]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(5, "Input/output error"),
+        RuntimeError("Unable to close file (errno = 5, error message = 'Input/output error')"),
+        OSError("Can't write data (file write failed: errno = 5,\n error message = 'Input/output error')"),
+    ],
+)
+def test_however_a_library_tells_of_a_failed_write_it_is_one_line(error, tmp_path):
+    line = r"run can no longer be written \(Input/output error\); there is no"
+    with pytest.raises(command.RunError, match=line), files.writing(tmp_path / "run"):
+        raise error
+
+
+def test_a_folder_that_gets_another_name_while_its_lock_is_taken_is_refused(tmp_path, monkeypatch):
+    flock = files.fcntl.flock
+
+    def late(descriptor, operation):
+        (tmp_path / "run").rename(tmp_path / "run.1")
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / ".lock").touch()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(files.fcntl, "flock", late)
+    with pytest.raises(command.InputError, match="another run is writing"), files.locked(tmp_path / "run", False):
+        pass
+
+
+def test_a_killed_run_leaves_no_lock_behind(dcgan, tmp_path):
+    holder = f"import files, time, pathlib\nwith files.locked(pathlib.Path({str(tmp_path / 'run')!r}), False):\n"
+    holder += "    print('locked', flush=True)\n    time.sleep(100)"
+    with subprocess.Popen([sys.executable, "-c", holder], cwd=ROOT, stdout=subprocess.PIPE) as run:
+        assert run.stdout.readline() == b"locked\n"
+        assert "another run is writing to run" in bad_input(dcgan(*TINY, "--steps", 1))
+        run.kill()
+    assert dcgan(*TINY, "--steps", 1).returncode == 0
+
+
+def test_a_second_run_into_the_same_folder_is_refused(tmp_path, dcgan):
+    with files.locked(tmp_path / "run", restart=False):
+        assert "another run is writing to run" in bad_input(dcgan(*SHORT, "--steps", 2))
