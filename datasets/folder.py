@@ -248,7 +248,8 @@ def _read_note(file: BinaryIO, row: int, check: bool) -> _Decoded | None:
         if digest.hexdigest() != note["sha256"]:
             return None
         decoded.hashed = end // row, digest
-        os.utime(file.name, (note["modified"], note["modified"]))  # or it would be checked every time
+        with suppress(PermissionError):
+            os.utime(file.name, (note["modified"], note["modified"]))  # or it would be checked every time
     return decoded
 
 

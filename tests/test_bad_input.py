@@ -72,7 +72,7 @@ def no_such_folder(folder):
         ("cifar10", a_broken_batch, f"{CIFAR}/data_batch_1 is not a CIFAR-10 batch: it names posix.system"),
         ("mnist", a_broken_archive, "mnist.npz is not an MNIST archive"),
         ("folder", a_broken_picture, "3.png cannot be read: "),
-        ("folder", no_such_folder, "No such file or directory; check --data-dir"),
+        ("folder", no_such_folder, "check --data-dir"),
     ],
 )
 def test_broken_data(dataset, make, words, folder, refused):
