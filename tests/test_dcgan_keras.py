@@ -8,7 +8,6 @@ from conftest import ROOT, bad_input
 from PIL import Image
 from test_training import EVERY_FEW, SHORT, same_bits, state
 
-import data
 import logs
 import models
 import training
@@ -493,51 +492,6 @@ def test_the_readmes_own_pair_trains():
     program += "print(np.isfinite([dloss, gloss]).all(), generator.output_shape)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.stderr == "" and done.stdout == "True (None, 2, 2, 1)\n"
-
-
-# What AC-GAN learns.
-
-
-def classifier_of_shapes():
-    """A small network that tells the ten shapes apart, (28, 28, 1) in [-1, 1], and its accuracy on shapes held out."""
-    layers = keras.layers
-    shapes = data.load("shapes", (28, 28, 1), seed=1)
-    images, labels = data.scale(shapes.images, (-1, 1)), shapes.labels
-    classifier = keras.Sequential(
-        [
-            layers.InputLayer((28, 28, 1)),
-            *(layers.Conv2D(32, 3, activation="relu"), layers.MaxPooling2D()),
-            *(layers.Conv2D(64, 3, activation="relu"), layers.MaxPooling2D()),
-            layers.Flatten(),
-            layers.Dense(64, activation="relu"),
-            layers.Dense(10, activation="softmax"),
-        ]
-    )
-    classifier.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    classifier.fit(images[:-500], labels[:-500], epochs=10, verbose=0)
-    return classifier, classifier.evaluate(images[-500:], labels[-500:], verbose=0)[1]
-
-
-def recognized(classifier, weights):
-    """How many of 200 pictures by G, twenty of each class, the classifier takes for the class that was asked for."""
-    generator = models.acgan_generator()
-    generator.load_weights(weights)
-    classes = np.repeat(np.arange(10, dtype=np.int32), 20)
-    noise = np.random.default_rng(0).standard_normal((200, 100), dtype=np.float32)
-    pictures = generator.predict([classes[:, np.newaxis], noise])
-    return (classifier.predict(pictures).argmax(axis=1) == classes).mean()
-
-
-@pytest.mark.long
-def test_class_rows_are_recognized_far_above_chance(dcgan, graph, tmp_path):
-    options = ["--model", "acgan28", "--loss", "lsgan"]  # with the article's loss, classes come later than pictures
-    result = dcgan("--dataset", "shapes", *options, "--steps", 2000, "--out", "run")
-    assert result.returncode == 0
-    classifier, accuracy = classifier_of_shapes()
-    assert accuracy > 0.8
-    found = recognized(classifier, tmp_path / "run" / "generator.h5")
-    print(f"{found:.2f} of the pictures are taken for their class, by chance it would be 0.1")
-    assert found > 0.25
 
 
 # The command.
