@@ -18,7 +18,6 @@ A run's folder may have only the generators and, in place of losses.csv, the los
 
 import csv
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -82,8 +81,7 @@ class Run:
         self.folder, self.name = folder, folder.resolve().name.replace("_", " ")
         self.spans = console.read_spans(folder)
         end = max(span.last for span in self.spans)
-        steps = {path: re.search(r"_(\d+)\.h5$", path.name) for path in folder.glob("generator_*.h5")}
-        self.kept = sorted((int(found[1]), path) for path, found in steps.items() if found)
+        self.kept = [(int(path.stem.split("_")[1]), path) for path in files.numbered(folder, "generator", "h5")]
         newest = weights or folder / "generator.h5"
         if weights or (newest.is_file() and (not self.kept or self.kept[-1][0] < end)):
             self.kept.append((end, newest))
