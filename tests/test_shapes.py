@@ -50,3 +50,16 @@ def test_edges_of_shapes_are_smooth():
     halved = large.reshape(50, 32, 2, 32, 2, 1).mean((2, 4))
     assert np.abs(small - halved).mean() < 1
     assert np.abs(small - large[:, ::2, ::2]).mean() > 2  # what edges of whole pixels would give
+
+
+def test_kinds_are_told_apart_by_the_most_similar_picture():
+    """Few variations, as G has to learn them in minutes; by chance, one in ten would be right."""
+    train, test = (data.load("shapes", (16, 16, 1), split=split) for split in ("train", "test"))
+
+    def normed(images):
+        points = images.reshape(len(images), -1).astype(np.float32)
+        points -= points.mean(axis=1, keepdims=True)
+        return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+    nearest = (normed(test.images[:500]) @ normed(train.images[:4000]).T).argmax(axis=1)
+    assert (train.labels[nearest] == test.labels[:500]).mean() > 0.8
