@@ -34,11 +34,12 @@ def replayed(recording):
     return replay(recording)
 
 
-def check_losses(ours, recorded):
+def check_losses(ours, recorded, later=1e-2):
+    """later: the tolerance of steps 3 to 10. After that, two float32 runs of a GAN drift apart."""
     error = np.abs(ours / recorded - 1).max(axis=1)
     assert error[0] < 1e-6
     assert error[1] < 1e-4
-    assert error[2:10].max() < 1e-2  # after that, two float32 runs of a GAN drift apart
+    assert error[2:10].max() < later
 
 
 def check_weights_after_step_1(recording, weights, of_d):
@@ -63,7 +64,8 @@ def check_weights_after_step_1(recording, weights, of_d):
 
 
 def test_losses_agree_with_the_recording(recording, replayed):
-    check_losses(replayed.losses, recording["losses"])
+    # How the sums of the fast layers are split depends on the threads, which the first session of a process sets.
+    check_losses(replayed.losses, recording["losses"], later=2e-2)
 
 
 def test_weights_after_one_step_agree_with_the_recording(recording, replayed):
@@ -78,9 +80,10 @@ def test_samples_after_twenty_steps_agree_with_the_recording(recording, replayed
 
 def test_stock_layers_without_onednn_agree_more_closely(tmp_path):
     """The processor's own order of sums, in a process of its own: TensorFlow reads the variable while it loads."""
-    command = [sys.executable, "tests/recording.py", "replay", COMMITTED, tmp_path / "replayed.npz"]
+    source = FULL if FULL.exists() else COMMITTED
+    command = [sys.executable, "tests/recording.py", "replay", source, tmp_path / "replayed.npz"]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"}, check=True, timeout=300)
-    found, recording = np.load(tmp_path / "replayed.npz"), np.load(COMMITTED)
+    found, recording = np.load(tmp_path / "replayed.npz"), np.load(source)
     weights = {name: [found[f"{name}_{i:02}"] for i in range(len(kinds))] for name, kinds in KINDS.items()}
     check_losses(found["losses"], recording["losses"])
     check_weights_after_step_1(recording, weights, of_d=1e-5)
