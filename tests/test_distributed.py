@@ -177,6 +177,9 @@ def test_a_batch_that_does_not_divide_among_the_devices_is_refused(dcgan, tmp_pa
 def test_devices_are_named(monkeypatch):
     assert distributed.Job().device == f"CPU ({cores()} cores)"
     assert distributed.Job(local=2).device == f"CPU ({cores()} cores) as 2 devices"
+    worker = distributed.Worker.__new__(distributed.Worker)
+    worker.names, worker.index, worker.workers, worker.local, worker.gpus = ["chief 0", "worker 0"], 1, 2, 1, 0
+    assert worker.device == f"CPU ({cores()} cores) in worker 0 of 2"
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["first", "second", "third"])
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {"device_name": f"the {gpu}"})
     assert distributed.Job(local=2, gpus=2).device == "GPU 0 (the first), GPU 1 (the second)"
@@ -219,6 +222,7 @@ def test_three_workers_hold_equal_weights_after_steps_of_the_articles_networks(t
 # The end of a worker, and going on.
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows ends a process where POSIX sends it SIGTERM")
 def test_a_worker_is_stopped_another_killed_and_the_job_ends_as_one_process(tmp_path, dcgan):
     """To the bit as a job that nobody has stopped, and to rounding as one process with the same batch."""
     run = (*PLAIN, "--checkpoint-every", 20, "--sample-every", 500)
@@ -393,6 +397,7 @@ def test_without_a_cluster_a_process_is_alone(text):
     assert cluster.task_of(text) is None
 
 
+@pytest.mark.skipif(os.name != "posix", reason="the program that stands in for Python is a shell script")
 def test_the_job_by_hand_of_the_page_is_one(tmp_path):
     """Its commands, with a `python` that shows what it was given."""
     page = (ROOT / "docs" / "distributed.md").read_text()

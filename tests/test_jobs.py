@@ -2,7 +2,7 @@ import json
 
 from conftest import ROOT, bad_input
 
-# D's gradients, G's gradients, and the moving averages with losses, mean scores and the wish to stop: float32.
+# D's gradients, G's gradients, and the moving averages with losses, mean scores and the request to stop: float32.
 REDUCED = [4 * 395_405, 4 * 696_507, 4 * (720 + 672 + 5)]
 
 
