@@ -47,8 +47,8 @@ def task_of(text: str | None) -> Task | None:
             return None
         task = Task(cluster, config["task"]["type"], config["task"]["index"])
         everyone = [address for addresses in cluster.values() for address in addresses]
-        ports = [int(address.rpartition(":")[2]) for address in everyone]
-        if not all(0 < port < 65536 for port in ports) or type(task.number) is not int:
+        parts = [address.rpartition(":") for address in everyone]
+        if not all(host and 0 < int(port) < 65536 for host, _, port in parts) or type(task.number) is not int:
             raise ValueError
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise InputError(f"TF_CONFIG is not JSON like {LIKE}") from None
