@@ -247,10 +247,6 @@ class Worker(Job):
         self.rows = tf.placeholder(tf.float32, (self.workers, NOTE))
         self.everyones = self.strategy.reduce(SUM, self.rows, axis=None)
 
-    @property
-    def device(self) -> str:
-        return f"{super().device} in {self.names[self.index]} of {self.workers}"
-
     def session(self) -> tf.Session:
         return tf.Session(self.server.target, config=self.config())
 

@@ -177,9 +177,6 @@ def test_a_batch_that_does_not_divide_among_the_devices_is_refused(dcgan, tmp_pa
 def test_devices_are_named(monkeypatch):
     assert distributed.Job().device == f"CPU ({cores()} cores)"
     assert distributed.Job(local=2).device == f"CPU ({cores()} cores) as 2 devices"
-    worker = distributed.Worker.__new__(distributed.Worker)
-    worker.names, worker.index, worker.workers, worker.local, worker.gpus = ["chief 0", "worker 0"], 1, 2, 1, 0
-    assert worker.device == f"CPU ({cores()} cores) in worker 0 of 2"
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["first", "second", "third"])
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {"device_name": f"the {gpu}"})
     assert distributed.Job(local=2, gpus=2).device == "GPU 0 (the first), GPU 1 (the second)"
