@@ -23,8 +23,8 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (--help lists what there is)\n")
 
 
-def at_least(minimum: int) -> Callable[[str], int]:
-    """An argparse type: a whole number that is not below `minimum`."""
+def at_least(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """An argparse type: a whole number that is not below `minimum`, nor above `maximum`."""
 
     def whole_number(text: str) -> int:
         try:
@@ -33,6 +33,8 @@ def at_least(minimum: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
         if number < minimum:
             raise argparse.ArgumentTypeError(f"{number} is below {minimum}")
+        if maximum is not None and number > maximum:
+            raise argparse.ArgumentTypeError(f"{number} is above {maximum}")
         return number
 
     return whole_number

@@ -194,21 +194,39 @@ def gan(
 
 
 class Interval(NamedTuple):
-    """A number of steps or of epochs, as on the command line: `500` or `25epochs`."""
+    """A length as on the command line: `500` steps, `25epochs` or, of checkpoints, `10min`."""
 
     number: int
-    epochs: bool
+    unit: str  # "", "epochs" or "min"
 
-    def steps(self, per_epoch: int) -> int:
-        return self.number * (per_epoch if self.epochs else 1)
+    def steps(self, per_epoch: int) -> int | None:
+        """None for minutes."""
+        return None if self.unit == "min" else self.number * (per_epoch if self.unit else 1)
 
 
-def interval(text: str) -> Interval:
-    number = text.removesuffix("epochs").removesuffix("epoch")
+def interval(text: str, units: tuple[str, ...] = ("epochs", "epoch")) -> Interval:
+    unit = next((each for each in units if text.endswith(each)), "")
     try:
-        return Interval(command.at_least(1)(number), epochs=number != text)
+        return Interval(command.at_least(1)(text.removesuffix(unit)), "epochs" if unit == "epoch" else unit)
     except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}; it is a number of steps, or of epochs as in 25epochs") from None
+        examples = " or of minutes as in 10min" if "min" in units else ""
+        raise argparse.ArgumentTypeError(
+            f"{error}; it is a number of steps, of epochs as in 25epochs{examples}"
+        ) from None
+
+
+def interval_or_minutes(text: str) -> Interval:
+    return interval(text, ("epochs", "epoch", "min"))
+
+
+def checkpoints_every(given: Interval | None, per_epoch: int) -> dict[str, int | None]:
+    """How often to write a checkpoint. By default, what comes first of 500 steps and 10 minutes."""
+    if given is None:
+        return {"checkpoint_every": 500, "checkpoint_minutes": 10}
+    return {
+        "checkpoint_every": given.steps(per_epoch),
+        "checkpoint_minutes": given.number if given.unit == "min" else None,
+    }
 
 
 RECIPES = {"one-pass": gan, "two-model": two_model.two_model}
@@ -230,16 +248,28 @@ def parse(arguments: list[str] | None = None):
     add("--learning-rate", type=command.from_to(1e-12, 1), metavar="RATE", help="Adam's (default: the model's)")
     add("--beta1", type=command.from_to(0, 0.999999), metavar="BETA", help="Adam's (default: the model's)")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=command.at_least(1), default=10000, metavar="N", help="train up to this step")
+    length.add_argument(
+        "--steps", type=command.at_least(1), default=10000, metavar="N", help="train up to this step (%(default)s)"
+    )
     length.add_argument("--epochs", type=command.at_least(1), metavar="N", help="train up to the end of this epoch")
     add("--batch-size", type=command.at_least(1), metavar="N", help="of all devices together (default: the model's)")
     devices = "GPUs to train on, or all; without GPUs, parts of the CPU (default: %(default)s)"
     add("--devices", type=distributed.number_or_all, default=1, metavar="N", help=devices)
-    add("--seed", type=command.at_least(0), default=0, metavar="N", help="of everything random (%(default)s)")
+    add(
+        "--seed", type=command.at_least(0, 2**32 - 1), default=0, metavar="N", help="of everything random (%(default)s)"
+    )
     every = {"type": interval, "metavar": "N"}
     add("--sample-every", default="500", **every, help="steps, or epochs as in 25epochs (%(default)s)")
-    add("--checkpoint-every", default="500", **every, help="likewise (%(default)s)")
+    add(
+        "--checkpoint-every",
+        type=interval_or_minutes,
+        metavar="N",
+        help="likewise, or minutes as in 10min (500 steps or 10min, whichever comes first)",
+    )
     add("--keep-every", **every, help="also keep the generator of every N steps")
+    add("--keep-checkpoints", action="store_true", help="and with it the whole state, for --from-step")
+    add("--from-step", type=command.at_least(1), metavar="N", help="go back to step N; what came after is kept aside")
+    add("--start-from", type=Path, metavar="DIR", help="begin a new run with the weights of the run in DIR")
     add("--out", type=Path, metavar="DIR", help="where everything goes that the run writes (samples/<dataset>)")
     add("--restart", action="store_true", help="begin anew; what is in --out is kept under another name")
     add("--skip-bad", action="store_true", help="leave out pictures of a folder that cannot be read, and list them")
@@ -267,6 +297,10 @@ def main(arguments: list[str] | None = None) -> int:
         raise InputError("--updates alternating is for --recipe one-pass; the two-model recipe has its own order")
     if not one_pass and (distributed.in_job() or arguments.devices != 1):
         raise InputError("--recipe two-model is for one device; TF_CONFIG and --devices are for --recipe one-pass")
+    if arguments.keep_checkpoints and not arguments.keep_every:
+        raise InputError("--keep-checkpoints is for --keep-every, which says how often")
+    if arguments.restart and arguments.from_step:
+        raise InputError("--restart begins anew, --from-step does not: give one of them")
     set_seed(arguments.seed)
     batch_size = arguments.batch_size if one_pass else None
     job = distributed.Job() if arguments.summary else distributed.join(arguments.devices, batch_size)
@@ -312,9 +346,12 @@ def main(arguments: list[str] | None = None) -> int:
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         sample_every=arguments.sample_every.steps(per_epoch),
-        checkpoint_every=arguments.checkpoint_every.steps(per_epoch),
+        **checkpoints_every(arguments.checkpoint_every, per_epoch),
         keep_every=arguments.keep_every and arguments.keep_every.steps(per_epoch),
+        keep_checkpoints=arguments.keep_checkpoints,
         restart=arguments.restart,
+        from_step=arguments.from_step,
+        start_from=arguments.start_from,
         **{name: getattr(arguments, name) for name in NAMED},
     )
     return training.train(train_step, generator, discriminator, dataset, arguments.out, settings, job)

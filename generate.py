@@ -23,7 +23,8 @@ import models
 import pictures
 from command import InputError, RunError
 from tf1 import keras, session_config, tf
-from trained import Generator, digest, load_generator, noise_of, to_uint8
+from trained import Generator, digest, load_generator, to_uint8
+from training import noise_of
 
 MOST_SEEDS = 10_000
 MOST_FRAMES = 2000  # of a walk: its strip has them all, 100 MB of 128x128 pixels

@@ -12,13 +12,9 @@ import models
 import weights
 from command import InputError
 from tf1 import keras, tf
+from training import noise_of
 
 BATCH = 64
-
-
-def noise_of(seed: int, shape: tuple[int, ...]) -> np.ndarray:
-    """The noise that a seed stands for: `shape` float32, standard normal."""
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
 class Generator:

@@ -3,44 +3,67 @@
 What a run leaves in its folder:
 
     step_000500.png ...     samples from the same noise each time        progress.gif    the same as a film, at the end
-    losses.csv, epochs.csv  step or epoch, dloss, gloss                  events.out...   the same for TensorBoard
+    losses.csv              step, dloss, gloss, and the means of D(x) and D(G(z))
+    epochs.csv              epoch, dloss, gloss                          events.out...   all of it for TensorBoard
     generator.h5, discriminator.h5      weights, for Keras' load_weights
     checkpoint_000500.h5 ...            the whole training state, the newest two
+    run.json                            the settings, what the run was made with, and how far it is
 """
 
 import contextlib
 import dataclasses
 import math
+import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
+import h5py
 import numpy as np
+import PIL
 
 import data
 import distributed
-from checkpoints import not_a_number, restore, save_checkpoint, save_weights
-from command import Stop
-from files import checkpoints, locked, writing
-from logs import COLUMNS, Logs, make_film, save_epochs
+import weights
+from checkpoints import (
+    check_disk,
+    check_finite,
+    go_back,
+    not_finite,
+    read_networks,
+    restore,
+    save_checkpoint,
+    save_state,
+    save_weights,
+    write_run,
+)
+from command import RunError, Stop
+from files import checkpoints, locked, set_aside, writing
+from logs import COLUMNS, Logs, Warnings, make_film
 from tf1 import keras, tf
 
 SAMPLES = 64  # pictures in a grid
+MOST_ROWS = 10  # of a grid with a row for each class
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The settings of a run. `names` are those that must be the same for a run to be resumed."""
+    """The settings of a run. Lengths are in steps."""
 
     pixels: tuple[float, float]  # what black and white are to the discriminator
     steps: int  # train up to this step
     batch_size: int  # of all replicas together
     seed: int
-    sample_every: int  # steps
-    checkpoint_every: int
-    keep_every: int | None = None
-    restart: bool = False
+    sample_every: int
+    checkpoint_every: int | None = None
+    checkpoint_minutes: float | None = None  # or so often, whichever comes first
+    keep_every: int | None = None  # also keep the generator of every so many steps
+    keep_checkpoints: bool = False  # and the whole state with it
+    restart: bool = False  # begin anew
+    from_step: int | None = None  # go back to the state of this step
+    start_from: Path | None = None  # the folder of a run whose weights a new run begins with
     model: str | None = None
     size: int | None = None
     dataset: str | None = None
@@ -51,11 +74,27 @@ class Settings:
     learning_rate: float | None = None
     beta1: float | None = None
 
+    def named(self) -> dict:
+        names = ("model", "size", "dataset", "loss", "smoothing", "recipe", "updates", "learning_rate", "beta1")
+        return {name: getattr(self, name) for name in (*names, "batch_size", "seed")}
+
     def identity(self, dataset: data.Dataset) -> dict:
         """What must be the same for a run to be resumed, as checkpoints name it."""
-        names = ("model", "size", "dataset", "loss", "smoothing", "recipe", "updates", "learning_rate", "beta1")
-        named = {name.replace("_", " "): getattr(self, name) for name in (*names, "batch_size", "seed")}
-        return {**named, "pictures": len(dataset.images)}
+        named = {name.replace("_", " "): value for name, value in self.named().items()}
+        return {
+            **named,
+            "pictures": len(dataset.images),
+            "checksum": data.checksum(dataset),
+            "classes": list(dataset.classes),
+        }
+
+    def description(self, dataset: data.Dataset, job: distributed.Job) -> dict:
+        """What run.json says."""
+        versions = {"python": platform.python_version(), "tensorflow": tf.__version__, "tf_keras": version("tf-keras")}
+        versions |= {"numpy": np.__version__, "h5py": h5py.__version__, "pillow": PIL.__version__}
+        identity = {name.replace(" ", "_"): value for name, value in self.identity(dataset).items()}
+        devices = {"devices": job.replicas, "device": job.device}
+        return {**identity, **devices, "pixels": self.pixels, "versions": versions, "steps": self.steps}
 
 
 def train(
@@ -70,20 +109,31 @@ def train(
     """Train up to step `settings.steps` in the default graph, resuming from what is in `out`. Returns an exit code.
 
     job: the other replicas and workers, for which it has built `gan_feed`. Raises InputError when `out` cannot be used,
-    and RunError when the losses are no longer numbers or `out` can no longer be written.
+    and RunError when losses or weights are NaN or infinite, when memory runs out, or when `out` can no longer be
+    written.
     """
     job = job or distributed.Job()
     identity, steps, batch_size = settings.identity(dataset), settings.steps, settings.batch_size
+    networks = {"generator": generator, "discriminator": discriminator}
     per_epoch = data.batches_per_epoch(dataset, batch_size)  # refuses a dataset that is too small: before any file
+    first_weights = read_networks(settings.start_from, networks) if settings.start_from else {}
     with job.watched(lambda: resumes_from(job, out)), job.session() as sess, contextlib.ExitStack() as stack:
+        stack.enter_context(memory_errors(job, batch_size))
         keras.backend.set_session(sess)
-        job.agree(sess, lambda: {**identity, "steps": steps, "pictures' checksum": data.checksum(dataset)})
+        job.agree(sess, lambda: {**identity, "classes": len(dataset.classes), "steps": steps})
         if job.index == 0:
-            stack.enter_context(locked(out, settings.restart))
+            if settings.restart and out.exists():
+                set_aside(out)
+            if settings.from_step is not None:
+                go_back(out, settings.from_step)
+            stack.enter_context(locked(out))
         sess.run(tf.global_variables_initializer())
+        for name, layers in first_weights.items():
+            weights.set_weights(networks[name], layers)
         keras.backend.get_session()  # Keras adds its own operations here, so that the graph can be closed
         classes = len(dataset.classes)
-        sample = sampler(generator, settings.pixels, sample_feed(generator, settings.seed, classes))
+        rows = dataset.classes[:MOST_ROWS] if isinstance(generator.input, list) else []
+        sample = sampler(generator, settings.pixels, sample_feed(generator, classes))
         tf.get_default_graph().finalize()
 
         start = job.begin(sess, lambda: restore(sess, out, identity))
@@ -93,11 +143,11 @@ def train(
         def take(step):
             images, labels = next(batches)
             noise = tf.nest.map_structure(job.part, feed_for(generator, settings.seed, step, batch_size, classes))
-            dloss, gloss = gan_feed(sess, images, noise, labels)
-            if not (math.isfinite(dloss) and math.isfinite(gloss)):
+            values = gan_feed(sess, images, noise, labels, scores=True)
+            if not all(map(math.isfinite, values)):
                 job.leave(sess)  # all have the same losses
-                raise not_a_number(step, out)
-            return dloss, gloss
+                raise not_finite("the losses are", step, out)
+            return values
 
         if job.index:
             return follow(job, sess, take, start, steps)
@@ -107,52 +157,119 @@ def train(
             print(f"{out} is at step {start} already: --steps goes on from there, --restart begins anew")
             job.leave(sess)
             return 0
-        if start:
-            print(f"going on from step {start}")
+        kept = (steps - start) // settings.keep_every if settings.keep_every else 0
+        check_disk(out, [generator, discriminator], kept, kept if settings.keep_checkpoints else 0)
+        announce(settings, dataset, job, out, start)
+        description = settings.description(dataset, job)
 
         def save(step):
+            check_finite(sess, tf.global_variables(), step, out)
             with writing(out):
-                for name, model in (("generator", generator), ("discriminator", discriminator)):
+                for name, model in networks.items():
                     save_weights(model, out / f"{name}.h5")
-                save_checkpoint(out, sess, step, identity)  # last: a run goes on after it, so the rest must be there
+                write_run(out, {**description, "step": step})
+                save_checkpoint(out, sess, step, identity)  # last: a run resumes from it, so the rest must be there
 
-        with Logs(out, start, sess.graph) as logs, Stop() as stop:
+        def keep(step):
+            check_finite(sess, tf.global_variables() if settings.keep_checkpoints else generator.weights, step, out)
+            with writing(out):
+                save_weights(generator, out / f"generator_{step:06d}.h5")
+                if settings.keep_checkpoints:
+                    save_state(out / f"state_{step:06d}.h5", sess, step, identity)
+
+        warnings = Warnings(real_rows(dataset, len(rows)), settings.loss)
+        with Logs(out, start, sess.graph, per_epoch, rows) as logs, Stop() as stop:
             job.signal = lambda: stop.signal
+            with writing(out):
+                write_run(out, {**description, "step": start})
             if start == 0:
                 logs.samples(0, sample(sess))
-            bar = keras.utils.Progbar(
-                steps - start,
-                interval=0.2 if sys.stdout.isatty() else 30,
-                stateful_metrics=["dloss", "gloss", "images/s"],
-            )
-            began = time.perf_counter()
-            for step in range(start + 1, steps + 1):
-                dloss, gloss = take(step)
-                speed = (step - start) * batch_size / (time.perf_counter() - began)
-                bar.update(step - start, [("dloss", dloss), ("gloss", gloss), ("images/s", speed)])
-                logs.losses(step, dloss, gloss)
-                if step % per_epoch == 0:
-                    logs.flush()
-                    with writing(out):
-                        save_epochs(out, per_epoch)
-                if step % settings.sample_every == 0 or step == steps:
-                    logs.samples(step, sample(sess))
-                if settings.keep_every and step % settings.keep_every == 0:
-                    with writing(out):
-                        save_weights(generator, out / f"generator_{step:06d}.h5")
-                stopped = job.stopped()  # read once: one that comes while it saves is for the next step
-                if step % settings.checkpoint_every == 0 or step == steps or stopped:
-                    logs.flush()
-                    save(step)
-                if stopped:
-                    print(f"\nstopped at step {step}, all saved: the same command goes on from there")
-                    job.leave(sess)
-                    return 128 + stopped
-        with writing(out):
-            make_film(out)
+            with progress(start, steps, batch_size) as show:
+                saved = time.monotonic()
+                for step in range(start + 1, steps + 1):
+                    values = take(step)
+                    show(step, values)
+                    logs.losses(step, values)
+                    warnings.scores(step, values[3])
+                    if step % settings.sample_every == 0 or step == steps:
+                        images = sample(sess)
+                        logs.samples(step, images)
+                        warnings.samples(step, images)
+                    if settings.keep_every and step % settings.keep_every == 0:
+                        keep(step)
+                    stopped = job.stopped()  # read once: one that comes while it saves is for the next step
+                    due = settings.checkpoint_every and step % settings.checkpoint_every == 0
+                    if settings.checkpoint_minutes:
+                        due = due or time.monotonic() - saved >= 60 * settings.checkpoint_minutes
+                    if due or step == steps or stopped:
+                        logs.flush()
+                        save(step)
+                        saved = time.monotonic()
+                    if stopped:
+                        break
+            with writing(out):
+                make_film(out)
+            if stopped:
+                again = "rerun the command" + (" without --restart" if settings.restart else "")
+                again += " without --from-step" if settings.from_step is not None else ""
+                print(f"stopped at step {step}, all saved: {again} to resume")
+                job.leave(sess)
+                return 128 + stopped
         print(f"{out}: {steps} steps done, step_{steps:06d}.png shows samples")
         job.leave(sess)
         return 0
+
+
+@contextlib.contextmanager
+def progress(start: int, steps: int, batch_size: int) -> Iterator[Callable[[int, list[np.float32]], None]]:
+    """Gives `show(step, values)`, which brings Keras' progress bar to that step. What is printed next is on a new line.
+
+    The bar counts from step 1, also in a resumed run. Its time per step, from which it estimates what is left, is that
+    of this run's steps.
+    """
+    names = ("dloss", "gloss", "D(x)", "D(G(z))", "images/s")
+    bar = keras.utils.Progbar(steps, interval=0.2 if sys.stdout.isatty() else 30, stateful_metrics=list(names))
+    began, shown = time.perf_counter(), False
+    bar._estimate_step_duration = lambda current, now: (time.perf_counter() - began) / max(1, current - start)
+
+    def show(step, values):
+        nonlocal shown
+        shown = True
+        speed = (step - start) * batch_size / (time.perf_counter() - began)
+        bar.update(step, list(zip(names, [*values, speed], strict=True)))
+
+    finished = False
+    try:
+        yield show
+        finished = bar._seen_so_far >= steps
+    finally:
+        if shown and not finished:
+            print(flush=True)
+
+
+@contextlib.contextmanager
+def memory_errors(job: distributed.Job, batch_size: int) -> Iterator[None]:
+    """Turn TensorFlow's error for a device that is out of memory into one line."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise RunError(
+            f"{job.device} is out of memory at batch size {batch_size}: choose a smaller --batch-size or --model"
+        ) from error
+
+
+def announce(settings: Settings, dataset: data.Dataset, job: distributed.Job, out: Path, start: int) -> None:
+    """One line before the first step: what is trained, on which pictures and device, and where the output goes."""
+    workers = f", worker 0 of {job.workers}" if job.workers > 1 else ""
+    print(
+        f"{settings.model} on {len(dataset.images):,} pictures of {dataset.name}, batch size {settings.batch_size}, "
+        f"on {job.device}{workers}; output in {out}"
+    )
+    if start:
+        print(f"resuming from step {start}")
+        if settings.start_from:
+            print(f"--start-from is for new runs: the weights are those of {out}")
+    sys.stdout.flush()
 
 
 def follow(job: distributed.Job, sess: tf.Session, take: Callable, start: int, steps: int) -> int:
@@ -178,6 +295,11 @@ def resumes_from(job: distributed.Job, out: Path) -> str:
 # What the networks are fed.
 
 
+def noise_of(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The noise that a seed stands for: `shape` float32, standard normal. Tile k of a sample grid has seed k."""
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
 def noise_for(seed: int, step: int, batch_size: int, shape: tuple[int, ...]) -> np.ndarray:
     """The noise of a step, (batch_size, *shape) float32. It depends on seed and step alone, so a resumed run has it."""
     return np.random.default_rng([seed, step, 1]).standard_normal((batch_size, *shape), dtype=np.float32)
@@ -199,13 +321,26 @@ def feed_for(generator: keras.Model, seed: int, step: int, batch_size: int, clas
     return tf.nest.map_structure(values, generator.input)
 
 
-def sample_feed(generator: keras.Model, seed: int, classes: int) -> np.ndarray | list:
-    """What G's samples are made of: noise, for AC-GAN the same row of noise for each of the first ten classes."""
+def sample_feed(generator: keras.Model, classes: int) -> np.ndarray | list:
+    """What G's samples are made of: tile k has the noise of seed k, as in generate.py.
+
+    For AC-GAN, row r and column k have class r and the noise of seed k.
+    """
     if not isinstance(generator.input, list):
-        return feed_for(generator, seed, 0, SAMPLES, classes)
-    rows = min(classes, 10)
-    _, *noise = feed_for(generator, seed, 0, COLUMNS, classes)
-    return [np.repeat(np.arange(rows, dtype=np.int32), COLUMNS)[:, np.newaxis], *(np.tile(n, (rows, 1)) for n in noise)]
+        return np.stack([noise_of(seed, tuple(generator.input.shape[1:])) for seed in range(SAMPLES)])
+    rows = min(classes, MOST_ROWS)
+    noise = np.stack([noise_of(seed, tuple(generator.input[1].shape[1:])) for seed in range(COLUMNS)])
+    return [np.repeat(np.arange(rows, dtype=np.int32), COLUMNS)[:, np.newaxis], np.tile(noise, (rows, 1))]
+
+
+def real_rows(dataset: data.Dataset, rows: int) -> np.ndarray:
+    """Pictures to compare the samples with: (1, n, *picture), or of each of the first classes (rows, n, *picture)."""
+    if not rows:
+        chosen = np.linspace(0, len(dataset.images) - 1, min(256, len(dataset.images))).astype(int)
+        return np.stack([dataset.images[k] for k in np.unique(chosen)])[np.newaxis]
+    members = [np.flatnonzero(dataset.labels == row)[:64] for row in range(rows)]
+    number = max(2, min(map(len, members)))
+    return np.stack([[dataset.images[k] for k in np.resize(each, number)] for each in members if len(each)])
 
 
 def sampler(generator: keras.Model, pixels: tuple[float, float], noise: np.ndarray | list) -> Callable:

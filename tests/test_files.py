@@ -1,5 +1,8 @@
+import importlib.util
 import subprocess
 import sys
+import types
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, bad_input
@@ -54,12 +57,12 @@ def test_a_folder_that_gets_another_name_while_its_lock_is_taken_is_refused(tmp_
         flock(descriptor, operation)
 
     monkeypatch.setattr(files.fcntl, "flock", late)
-    with pytest.raises(command.InputError, match="another run is writing"), files.locked(tmp_path / "run", False):
+    with pytest.raises(command.InputError, match="another run is writing"), files.locked(tmp_path / "run"):
         pass
 
 
 def test_a_killed_run_leaves_no_lock_behind(dcgan, tmp_path):
-    holder = f"import files, time, pathlib\nwith files.locked(pathlib.Path({str(tmp_path / 'run')!r}), False):\n"
+    holder = f"import files, time, pathlib\nwith files.locked(pathlib.Path({str(tmp_path / 'run')!r})):\n"
     holder += "    print('locked', flush=True)\n    time.sleep(100)"
     with subprocess.Popen([sys.executable, "-c", holder], cwd=ROOT, stdout=subprocess.PIPE) as run:
         assert run.stdout.readline() == b"locked\n"
@@ -69,5 +72,51 @@ def test_a_killed_run_leaves_no_lock_behind(dcgan, tmp_path):
 
 
 def test_a_second_run_into_the_same_folder_is_refused(tmp_path, dcgan):
-    with files.locked(tmp_path / "run", restart=False):
+    with files.locked(tmp_path / "run"):
         assert "another run is writing to run" in bad_input(dcgan(*SHORT, "--steps", 2))
+
+
+def without(monkeypatch, **modules):
+    """files.py as it is where these modules are None, or others."""
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    spec = importlib.util.spec_from_file_location("files_elsewhere", ROOT / "files.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_on_windows_the_lock_is_msvcrt_s(tmp_path, monkeypatch):
+    taken = set()
+
+    def locking(descriptor, mode, size):
+        assert (mode, size) == (2, 1)
+        if taken:
+            raise PermissionError(13, "Permission denied")
+        taken.add(descriptor)
+
+    windows = without(monkeypatch, fcntl=None, msvcrt=types.SimpleNamespace(LK_NBLCK=2, locking=locking))
+    windows.WINDOWS = True
+    with windows.locked(tmp_path / "run"):
+        with pytest.raises(command.InputError, match="another run is writing"), windows.locked(tmp_path / "run"):
+            pass
+        with windows.replacing(tmp_path / "run" / "file") as beside:
+            beside.write_text("content")
+    taken.clear()
+    assert windows.set_aside(tmp_path / "run") == tmp_path / "run.1"
+    assert (tmp_path / "run.1" / "file").read_text() == "content"
+
+
+def test_a_system_with_neither_lock_goes_without(tmp_path, monkeypatch):
+    elsewhere = without(monkeypatch, fcntl=None, msvcrt=None)
+    with elsewhere.locked(tmp_path / "run"), elsewhere.locked(tmp_path / "run"):
+        pass
+
+
+@pytest.mark.parametrize("name", [".", "..", "run/.."])
+def test_a_folder_without_a_name_of_its_own_is_not_renamed(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    with pytest.raises(command.InputError, match="would have to be renamed"):
+        files.set_aside(Path(name))
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]

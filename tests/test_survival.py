@@ -64,6 +64,8 @@ def everything_opens(out):
                 steps = [step for step, _, _ in logs.read_losses(path)]
                 assert steps == list(range(1, len(steps) + 1))
                 assert len(path.read_text().splitlines()) - 1 <= len(steps) + 1  # one line at most may be cut
+            case "run", ".json":
+                assert checkpoints.read_run(out)
             case "events", _:
                 with contextlib.suppress(
                     tf.errors.DataLossError
@@ -89,11 +91,11 @@ def watched(monkeypatch):
         gan_feed = _gan(*networks, **options)
         counter = tf.train.get_global_step()
 
-        def feed(sess, *batch):
+        def feed(sess, *batch, scores):
             step = int(sess.run(counter)) + 1
             digest = hashlib.sha256(b"".join(array.tobytes() for array in batch)).digest()
             assert Watched.fed.setdefault(step, digest) == digest
-            losses = gan_feed(sess, *batch)
+            losses = gan_feed(sess, *batch, scores=scores)
             Watched.then.pop(step, lambda: None)()
             return losses
 
@@ -226,7 +228,7 @@ command.run(dcgan_keras.main)
     everything_opens(tmp_path / "run")
     assert step_of(files.checkpoints(tmp_path / "run")) == 2
     result = dcgan(*arguments)
-    assert result.returncode == 0 and "going on from step 2" in result.stdout
+    assert result.returncode == 0 and "resuming from step 2" in result.stdout
     assert not list((tmp_path / "run").glob(".partial-*"))
 
 
@@ -336,14 +338,19 @@ def test_a_folder_that_is_closed_or_gone_stops_the_run(happens, where, words, dc
 # A long run.
 
 MEASURED = """
-import json, os, sys, time, tiny_command, command, dcgan_keras
+import json, os, sys, time, tiny_command, command, data, dcgan_keras
 from tf1 import tf
+load = data.load
+def few(*arguments, **options):
+    dataset = load(*arguments, **options)
+    return dataset._replace(images=dataset.images[:4], labels=dataset.labels[:4])
+data.load = few
 gan, page = dcgan_keras.gan, os.sysconf("SC_PAGE_SIZE")
 def measured_gan(*networks, **options):
     gan_feed, step = gan(*networks, **options), 0
-    def feed(*arguments):
+    def feed(*arguments, **options):
         nonlocal step
-        losses = gan_feed(*arguments)
+        losses = gan_feed(*arguments, **options)
         step += 1
         if step % 500 == 0:
             memory = int(open("/proc/self/statm").read().split()[1]) * page
@@ -360,6 +367,7 @@ command.run(dcgan_keras.main)
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="memory is read from /proc")
 @pytest.mark.parametrize(("early", "steps"), [(500, 2_000), pytest.param(1_000, 20_000, marks=pytest.mark.long)])
 def test_a_long_run_takes_no_more_memory_and_no_more_time(early, steps, tmp_path):
+    """Of as many epochs as steps, so that what an epoch costs counts too."""
     result = subprocess.run(
         [sys.executable, "-c", MEASURED, *TINY, "--batch-size", "4", "--steps", str(steps)],
         cwd=tmp_path,

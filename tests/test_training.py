@@ -1,3 +1,4 @@
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import files
 import logs
 import models
 import training
+import weights
 from tf1 import keras, tf
 
 EVERY_FEW = ("--sample-every", "3", "--checkpoint-every", "4")
@@ -50,13 +52,23 @@ def test_noise_is_standard_normal():
 def test_a_run_writes_what_it_promises(run_command, tmp_path):
     result = run_command("dcgan_keras.py", *ARTICLE, "--steps", 7, "--keep-every", 5)
     assert result.returncode == 0 and result.stderr == ""
-    assert "dloss" in result.stdout and "gloss" in result.stdout and "images/s" in result.stdout
+    for name in ("dloss", "gloss", "D(x)", "D(G(z))", "images/s"):
+        assert name in result.stdout
+    assert re.match(r"article on 10,000 pictures of shapes, batch size 4, on CPU .*; output in run\n", result.stdout)
     out = tmp_path / "run"
     names = {p.name for p in out.iterdir() if not p.name.startswith((".lock", "events.out"))}
     assert names == {
         *(f"step_{step:06d}.png" for step in (0, 3, 6, 7)),
         *("checkpoint_000004.h5", "checkpoint_000007.h5"),
-        *("generator.h5", "discriminator.h5", "generator_000005.h5", "losses.csv", "progress.gif"),
+        *(
+            "generator.h5",
+            "discriminator.h5",
+            "generator_000005.h5",
+            "losses.csv",
+            "epochs.csv",
+            "progress.gif",
+            "run.json",
+        ),
     }
     assert [step for step, _, _ in logs.read_losses(out / "losses.csv")] == list(range(1, 8))
     with Image.open(out / "step_000007.png") as grid:
@@ -65,14 +77,14 @@ def test_a_run_writes_what_it_promises(run_command, tmp_path):
         assert film.n_frames == 4
 
 
-@pytest.mark.parametrize("model", [pytest.param("article", marks=pytest.mark.long), "tiny"])
+@pytest.mark.parametrize("model", ["article", "tiny"])
 def test_a_resumed_run_ends_with_the_same_bits(model, dcgan, tmp_path):
     """In one go, and cut between and at checkpoints, and in the middle of an epoch."""
     dcgan(*SHORT[:-1], model, "--steps", 11, "--out", "whole")
     for steps in (4, 5, 11):
         result = dcgan(*SHORT[:-1], model, "--steps", steps, "--out", "pieces")
         assert result.returncode == 0
-    assert "going on from step 5" in result.stdout
+    assert "resuming from step 5" in result.stdout
     same_bits(state(tmp_path / "whole", 11), state(tmp_path / "pieces", 11))
     for name in ("losses.csv", "step_000011.png", "step_000006.png"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "pieces" / name).read_bytes()
@@ -84,6 +96,11 @@ def test_a_finished_run_says_so_and_changes_nothing(dcgan, tmp_path):
     result = dcgan(*SHORT, "--steps", 2)
     assert result.returncode == 0 and "is at step 2 already" in result.stdout
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").iterdir()} == before
+
+
+def test_restart_of_the_current_folder_is_refused_in_one_line(dcgan, tmp_path):
+    assert "--out . would have to be renamed" in bad_input(dcgan(*SHORT, "--out", ".", "--restart", "--steps", 2))
+    assert [p.name for p in tmp_path.iterdir() if p.name != "cache"] == []
 
 
 def test_restart_keeps_what_was_there(dcgan, tmp_path):
@@ -109,28 +126,113 @@ def test_a_signal_saves_and_leaves(number, tmp_path):
     last = stdout.splitlines()[-1]
     (checkpoint,) = files.checkpoints(tmp_path / "run")
     step = int(checkpoint.stem.split("_")[1])
-    assert last == f"stopped at step {step}, all saved: the same command goes on from there"
+    assert last == f"stopped at step {step}, all saved: rerun the command to resume"
+    assert (tmp_path / "run" / "progress.gif").exists()
     assert [row[0] for row in logs.read_losses(losses)] == list(range(1, step + 1))
 
 
-def test_losses_that_are_no_numbers_stop_the_run(graph, tmp_path):
-    network = keras.Sequential([keras.layers.InputLayer((2, 2, 1))])
-    step = tf.get_variable("step", initializer=0)
-    count_up = step.assign_add(1)
-
-    def gan_feed(sess, images, noise, labels):
-        return [np.float32(0.5), np.float32(np.nan) if sess.run(count_up) == 6 else np.float32(1)]
-
+@pytest.fixture
+def toy(graph, sess, tmp_path):
+    """`toy(at, **settings)` trains, by `train()`, one weight whose steps are counted in it; `at(step)` is called before
+    each step ends, and may return what the step's dloss shall be."""
+    network = keras.Sequential([keras.layers.InputLayer((2, 2, 1)), keras.layers.Conv2D(1, 1)])
+    weight, value = network.weights[0], tf.placeholder(tf.float32, ())
+    put = weight.assign(tf.fill(weight.shape, value))
     pictures = data.Dataset("these", np.zeros((9, 2, 2, 1), np.uint8), None, [])
-    with pytest.raises(command.RunError, match=r"step 6.*checkpoint_000004\.h5"):
-        training.train(
-            *(gan_feed, network, network, pictures, tmp_path / "run"),
-            training.Settings(pixels=(-1, 1), steps=10, batch_size=3, seed=0, sample_every=5, checkpoint_every=2),
-        )
+
+    def run(at, steps=10, **settings):
+        step = 0
+
+        def gan_feed(sess, images, noise, labels, scores):
+            nonlocal step
+            step += 1
+            given = at(step)
+            sess.run(put, {value: step if given is None else given[0]})
+            return [np.float32(0.5 if given is None else given[1]), *np.float32([1, 0.5, 0.5])]
+
+        settings = {"batch_size": 3, "seed": 0, "sample_every": 5, "checkpoint_every": 2, **settings}
+        arguments = training.Settings(pixels=(-1, 1), steps=steps, **settings)
+        return training.train(gan_feed, network, network, pictures, tmp_path / "run", arguments)
+
+    return run
+
+
+def weight_in(path):
+    (layer,) = weights.read(path)
+    return float(layer.arrays[0].ravel()[0])
+
+
+def test_losses_that_are_nan_stop_the_run(toy, tmp_path):
+    with pytest.raises(command.RunError, match=r"losses are NaN .* step 6; .*checkpoint_000004\.h5"):
+        toy(lambda step: (1, np.nan) if step == 6 else None)
     assert [row[0] for row in logs.read_losses(tmp_path / "run" / "losses.csv")] == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("argument", [("--steps", "0"), ("--batch-size", "0"), ("--dataset", "x"), ("--model", "x")])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_nan_replace_no_good_ones(value, toy, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(command.RunError, match=r"weights .* NaN or infinite at step 6; .*checkpoint_000004\.h5"):
+        toy(lambda step: (value, 0.5) if step == 6 else None)
+    assert weight_in(out / "generator.h5") == weight_in(out / "discriminator.h5") == 4
+    assert [p.name for p in files.checkpoints(out)] == ["checkpoint_000002.h5", "checkpoint_000004.h5"]
+
+
+def test_weights_that_are_nan_are_not_kept(toy, tmp_path):
+    with pytest.raises(command.RunError, match=r"weights .* NaN or infinite at step 6"):
+        toy(lambda step: (np.nan, 0.5) if step == 6 else None, keep_every=3, checkpoint_every=100)
+    assert [p.name for p in files.numbered(tmp_path / "run", "generator", "h5")] == ["generator_000003.h5"]
+
+
+def test_an_error_begins_on_a_line_of_its_own_after_the_bar(toy, capsys):
+    with pytest.raises(command.RunError):
+        toy(lambda step: (1, np.nan) if step == 2 else None)
+    out = capsys.readouterr().out
+    assert "1/10 [" in out and out.endswith("\n")
+
+
+def test_out_of_memory_is_one_line(toy):
+    def at(step):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[32,1]")
+
+    with pytest.raises(command.RunError, match=r"^CPU .* is out of memory at batch size 3: choose a smaller"):
+        toy(at)
+
+
+def test_checkpoints_by_time(toy, tmp_path, monkeypatch):
+    """Steps of 70 seconds by the clock, and a checkpoint every two minutes."""
+    now = [0.0]
+    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
+    saved = []
+    monkeypatch.setattr(training, "save_checkpoint", lambda out, sess, step, settings: saved.append(step))
+
+    def at(step):
+        now[0] += 70
+
+    toy(at, steps=7, checkpoint_every=None, checkpoint_minutes=2)
+    assert saved == [2, 4, 6, 7]
+
+
+def test_a_resumed_bar_counts_from_the_step_it_is_at(dcgan):
+    dcgan(*SHORT, "--steps", 3)
+    result = dcgan(*SHORT, "--steps", 5)
+    assert "5/5 [" in result.stdout and "\n1/" not in result.stdout and "4/5 [" in result.stdout
+
+
+def test_tile_k_of_a_grid_is_seed_k(graph):
+    feed = training.sample_feed(models.article_generator(), 0)
+    assert feed.shape == (64, 100)
+    for seed in (0, 5, 63):
+        np.testing.assert_array_equal(feed[seed], training.noise_of(seed, (100,)))
+        np.testing.assert_array_equal(feed[seed], np.random.default_rng(seed).standard_normal(100, dtype=np.float32))
+    labels, noise = training.sample_feed(models.MODELS["acgan28"].generator(10), 10)
+    assert labels[:, 0].tolist() == [row for row in range(10) for _ in range(8)]
+    np.testing.assert_array_equal(noise[8 * 3 + 5], training.noise_of(5, noise.shape[1:]))
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [("--steps", "0"), ("--batch-size", "0"), ("--dataset", "x"), ("--model", "x"), ("--seed", "5000000000")],
+)
 def test_wrong_arguments_are_told_in_one_line(argument, dcgan, tmp_path):
     assert argument[0] in bad_input(dcgan(*argument))
     assert not list(tmp_path.iterdir())
@@ -146,9 +248,9 @@ def closer_to_the_data(out, pixels, dataset, graph):
     """The distance of G's samples from the data by mean and standard deviation per channel, before and after a run."""
     generator = models.article_generator()
     statistics = []
-    for weights in (None, out / "generator.h5"):
-        if weights:
-            generator.load_weights(weights)
+    for path in (None, out / "generator.h5"):
+        if path:
+            generator.load_weights(path)
         samples = data.unscale(generator.predict(training.noise_for(0, 0, 512, (100,))), pixels)
         statistics.append(np.ravel([samples.mean((0, 1, 2)), samples.std((0, 1, 2))]))
     real = np.ravel([dataset.images[:5000].mean((0, 1, 2)), dataset.images[:5000].std((0, 1, 2))])
