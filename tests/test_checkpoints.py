@@ -162,7 +162,7 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(dcgan, tmp_p
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
     result = dcgan(*SHORT, "--steps", 8)
-    assert result.returncode == 0 and "going on from step 4" in result.stdout
+    assert result.returncode == 0 and "resuming from step 4" in result.stdout
     assert result.stderr.count("\n") == 1 and "checkpoint_000008.h5 is damaged" in result.stderr
     same_bits(state(tmp_path / "run", 8), whole)
 
