@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+import checkpoints
 import data
 import models
 import weights
@@ -79,10 +80,13 @@ def to_uint8(images: np.ndarray, pixels: tuple[float, float]) -> np.ndarray:
 
 
 def load_generator(path: Path, name: str | None = None, batch_statistics: bool = False) -> Generator:
-    """The generator whose weights are in `path`, in the default graph: of model `name`, or of the one they fit.
+    """The generator whose weights are in `path`, in the default graph.
 
+    Its model is `name`; without it, what run.json beside the file says; without that, the one that the weights fit.
     Raises `InputError` when they fit none, or several that mean different pixels by the same numbers.
     """
+    run = checkpoints.read_run(path.parent) or {}
+    name = name or (run["model"] if run.get("model") in models.MODELS else None)
     layers = weights.read(path)
     classes = class_count(layers)
     candidates = [(each, size) for each in ([name] if name else models.MODELS) for size in sizes(each)]
@@ -100,7 +104,7 @@ def load_generator(path: Path, name: str | None = None, batch_statistics: bool =
     pair = models.pair(name, size)
     model = build(pair, classes)
     weights.set_weights(model, layers)
-    return Generator(name, model, pair.pixels, batch_statistics=batch_statistics)
+    return Generator(name, model, pair.pixels, run.get("classes") or (), batch_statistics)
 
 
 def sizes(name: str) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+import checkpoints
 import command
 import data
 import files
@@ -42,6 +43,7 @@ layers = keras.layers
 
 K = 3  # which nearest neighbour bounds a point's ball: Kynkäänniemi et al. 2019, section 3.1
 BLOCK = 1000  # rows of a distance matrix held at a time: 80 MB of 10,000 columns
+DATASETS = [name for name in data.DATASETS if name != "folder"]  # a folder has no test pictures
 LARGEST = 64  # pixels, of a side: what the classifier sees
 FIELDS = ("pictures", "step", "samples", "frechet", "precision", "recall", "rarest", "variety", "asked")
 LINE = "{:<40} {:>7} {:>8} {:>9} {:>10} {:>7} {:>7} {:>8} {:>7}"
@@ -294,9 +296,9 @@ def parse(arguments: list[str] | None = None):
     parser = command.Parser(prog="python -m reproduce.evaluate", description="Measure the quality of samples.")
     add = parser.add_argument
     add("--weights", type=Path, nargs="+", required=True, metavar="FILE", help="of generators: one line for each")
-    add("--dataset", choices=[d for d in data.DATASETS if d != "folder"], default="cifar10", help="(%(default)s)")
+    add("--dataset", choices=DATASETS, help="default: the one of the run, else cifar10")
     add("--data-dir", type=Path, metavar="DIR", help="where the data are; without it, Keras downloads and caches them")
-    add("--model", choices=models.MODELS, help="default: the one that the weights fit")
+    add("--model", choices=models.MODELS, help="default: the run's, or that which the weights fit")
     add("--samples", type=command.at_least(K + 1), default=10000, metavar="N", help="of each (%(default)s)")
     add("--seed", type=command.at_least(0), default=0, metavar="N", help="of noise and classifier (%(default)s)")
     add("--batch-statistics", action="store_true", help="sample with each batch's own statistics, not moving averages")
@@ -313,6 +315,8 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments.out and not arguments.out.resolve().parent.is_dir():
         raise InputError(f"--out {arguments.out}: there is no such folder")
     count, seed = arguments.samples, arguments.seed
+    run = checkpoints.read_run(arguments.weights[0].parent) or {}
+    dataset = arguments.dataset or (run["dataset"] if run.get("dataset") in DATASETS else "cifar10")
 
     made = (
         (path, *samples(path, arguments.model, count, seed, arguments.batch_statistics)) for path in arguments.weights
@@ -320,8 +324,7 @@ def main(arguments: list[str] | None = None) -> int:
     first = next(made)
     shape = first[1].shape[1:]
     train, test = (
-        data.load(arguments.dataset, shape, data_dir=arguments.data_dir, seed=seed, split=split)
-        for split in ("train", "test")
+        data.load(dataset, shape, data_dir=arguments.data_dir, seed=seed, split=split) for split in ("train", "test")
     )
     # The floor: training pictures that the classifier is kept from, a fifth of them and at most 10,000.
     order = np.random.default_rng(seed).permutation(len(train.images))
@@ -348,7 +351,7 @@ def main(arguments: list[str] | None = None) -> int:
             if images.shape[1:] != shape:
                 raise InputError(f"{name} makes pictures of {images.shape[1:]}, the first file of {shape}")
             if labels is not None and labels.max() >= len(train.classes):
-                raise InputError(f"{name} has more than the {len(train.classes)} classes of {arguments.dataset}")
+                raise InputError(f"{name} has more than the {len(train.classes)} classes of {dataset}")
             found = features(images)
             numbers = [frechet_distance(real, found), *precision_and_recall(real, found, real_radii=radii)]
             classes = logits(images).argmax(axis=1) if logits else None

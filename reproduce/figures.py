@@ -24,6 +24,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+import checkpoints
 import command
 import dcgan_keras
 import files
@@ -80,7 +81,8 @@ class Run:
     def __init__(self, folder: Path, weights: Path | None = None):
         self.folder, self.name = folder, folder.resolve().name.replace("_", " ")
         self.spans = console.read_spans(folder)
-        end = max(span.last for span in self.spans)
+        run = checkpoints.read_run(folder) or {}
+        end = run.get("step") or max(span.last for span in self.spans)  # losses are written before weights
         self.kept = [(int(path.stem.split("_")[1]), path) for path in files.numbered(folder, "generator", "h5")]
         newest = weights or folder / "generator.h5"
         if weights or (newest.is_file() and (not self.kept or self.kept[-1][0] < end)):

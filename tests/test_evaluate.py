@@ -1,4 +1,5 @@
 import csv
+import json
 import math
 
 import h5py
@@ -212,6 +213,8 @@ def test_the_table_has_real_pictures_and_a_line_for_each_file(run, few_shapes, t
     for numbers in generated:  # untrained: nothing like real pictures
         assert numbers[0] > 3 * real[0] and numbers[1] < real[1]
 
+    (tmp_path / "run.json").write_text(json.dumps({"model": "tiny", "dataset": "shapes"}))  # in place of two options
+    options = ["--samples", 200, "--weights", *paths]
     again = run(*options, "--batch-statistics", "--out", tmp_path / "batch.csv")
     assert "classifier's loss" not in again.stdout  # from the cache
     lines = [(tmp_path / name).read_text().splitlines() for name in ("quality.csv", "batch.csv")]

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import gc
+import json
 import os
 import subprocess
 import sys
@@ -270,6 +271,25 @@ def test_classes_are_rows(run, weights):
         row = made(run("grid", "--weights", path, "--seeds", "0-4", "--columns", "5", "--class", label))
         np.testing.assert_array_equal(picture[label * 80 : label * 80 + 64], row)
     assert (picture[:64] != picture[80 : 80 + 64]).any()
+
+
+def test_rows_of_classes_are_named_by_run_json_beside_the_weights(run, weights, tmp_path):
+    path = weights("conditional")
+    numbered = made(run("classes", "--weights", path, "--seeds", "0-4"))
+    (tmp_path / "run.json").write_text(json.dumps({"classes": ["a", "bee", "a long name of a class"]}))
+    named = made(run("classes", "--weights", path, "--seeds", "0-4"))
+    assert named.shape[1] > numbered.shape[1]
+    (tmp_path / "run.json").write_text(json.dumps({"classes": ["a name too few"]}))
+    np.testing.assert_array_equal(made(run("classes", "--weights", path, "--seeds", "0-4")), numbered)
+
+
+def test_run_json_beside_the_weights_says_which_model_they_are_of(run, weights, monkeypatch, tmp_path):
+    monkeypatch.setitem(models.MODELS, "other", models.MODELS["dense"]._replace(pixels=(-0.5, 0.5)))
+    path = weights("dense")
+    asked = made(run("--weights", path, "--model", "other"))
+    (tmp_path / "run.json").write_text(json.dumps({"model": "other"}))
+    np.testing.assert_array_equal(made(run("--weights", path)), asked)
+    assert (made(run("--weights", path, "--model", "dense")) != asked).any()
 
 
 def test_the_smallest_larger_picture_is_the_sample_itself(run, weights):
