@@ -73,7 +73,7 @@ def article(batch_size: int = 32, width: int = 1) -> Step:
         networks = article_networks(keras, Conv2D, Conv2DTranspose, ConcatDiff, width)
     gan_feed = gan(*networks, learning_rate=LEARNING_RATE, beta1=BETA1, batch_size=batch_size)
     session.run(tf.global_variables_initializer())
-    return lambda images, noise: gan_feed(session, images, noise)
+    return lambda images, noise: gan_feed(session, images, noise, scores=True)  # as training does
 
 
 def two_model_step(keras, generator, discriminator, predict: Callable) -> Step:
