@@ -156,7 +156,7 @@ def quality_chart(tables: dict[str, Path]) -> Figure:
     titles = {
         "frechet": "Fréchet distance (less is better)",
         "precision": "precision (more is better)",
-        "recall": "recall",
+        "recall": "recall (more is better)",
     }
     panels = dict(zip(titles, figure.subplots(1, len(titles)), strict=True))
     for (run, path), colour in zip(tables.items(), PALETTE, strict=False):
