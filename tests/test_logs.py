@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -116,3 +118,19 @@ def test_a_vanished_gradient_is_reported_once(loss, score, capsys):
     err = capsys.readouterr().err
     assert err.startswith("warning: D is sure") and "--loss bce" in err and err.count("\n") == 1
     logs.Warnings(np.zeros((1, 2, 2, 2, 1), np.uint8), "bce").scores(1, 0.0)
+
+
+def test_an_epoch_costs_the_same_however_long_the_run_is(tmp_path, graph):
+    """Epochs of one step, as a folder with a single batch has them."""
+    seconds = []
+    for start in (0, 50_000):
+        rows = "".join(f"{step},0.5,1.5\n" for step in range(1, start + 1))
+        (tmp_path / "losses.csv").write_text("step,dloss,gloss\n" + rows)
+        with logs.Logs(tmp_path, start, graph, per_epoch=1) as log:
+            began = time.process_time()
+            for step in range(start + 1, start + 401):
+                log.losses(step, [0.1, 0.2, 0.3, 0.4])
+            log.flush()
+            seconds.append(time.process_time() - began)
+        assert len(list(logs.read_losses(tmp_path / "epochs.csv"))) == start + 400
+    assert seconds[1] < 3 * seconds[0] + 0.1
