@@ -9,18 +9,18 @@ from typing import NoReturn
 
 
 class InputError(ValueError):
-    """Something the user gave does not do. The text is one line: what is wrong and what to do (exit code 2)."""
+    """The user's input cannot be used. The text is one line: what is wrong and what to do (exit code 2)."""
 
 
 class RunError(RuntimeError):
-    """A run cannot go on, through no fault of its input. The text is one line (exit code 1)."""
+    """A command has to stop for another reason than its input. The text is one line (exit code 1)."""
 
 
 class Parser(argparse.ArgumentParser):
     """argparse, with one line for a wrong argument instead of the whole usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (--help lists what there is)\n")
+        self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
 
 
 def at_least(minimum: int, maximum: int | None = None) -> Callable[[str], int]:

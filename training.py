@@ -145,7 +145,7 @@ def train(
             noise = tf.nest.map_structure(job.part, feed_for(generator, settings.seed, step, batch_size, classes))
             values = gan_feed(sess, images, noise, labels, scores=True)
             if not all(map(math.isfinite, values)):
-                job.leave(sess)  # all have the same losses
+                job.leave(sess)  # all workers have the same losses
                 raise not_finite("the losses are", step, out)
             return values
 
@@ -154,7 +154,7 @@ def train(
         if start >= steps:
             with writing(out):
                 make_film(out)  # where the last run was killed before it could
-            print(f"{out} is at step {start} already: --steps goes on from there, --restart begins anew")
+            print(f"{out} is at step {start} already: a larger --steps trains further, --restart begins anew")
             job.leave(sess)
             return 0
         kept = (steps - start) // settings.keep_every if settings.keep_every else 0

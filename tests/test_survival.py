@@ -186,6 +186,8 @@ def test_a_signal_ends_the_run_with_the_step_that_it_came_in(dcgan, watched, tmp
     assert result.returncode == 130 and result.stderr == ""
     assert result.stdout.splitlines()[-1].startswith("stopped at step 3, all saved")
     assert step_of(files.checkpoints(tmp_path / "run")) == 3
+    with Image.open(tmp_path / "run" / "progress.gif") as film:
+        assert film.n_frames == 1
 
 
 def test_a_signal_while_it_saves_ends_the_run_with_the_next_step(dcgan, tmp_path, monkeypatch):
