@@ -12,6 +12,7 @@ from PIL import Image
 
 import command
 import data
+import dcgan_keras
 import files
 import logs
 import models
@@ -22,6 +23,7 @@ from tf1 import keras, tf
 
 EVERY_FEW = ("--sample-every", "3", "--checkpoint-every", "4")
 SHORT = ("--dataset", "shapes", "--batch-size", "4", *EVERY_FEW, "--out", "run", "--model", "tiny")
+FAST = ("--learning-rate", "1e-3", "--steps", "200")
 ARTICLE = (*SHORT[:-1], "article")
 
 
@@ -213,6 +215,19 @@ def test_checkpoints_by_time(toy, tmp_path, monkeypatch):
     assert saved == [2, 4, 6, 7]
 
 
+def test_checkpoints_are_every_so_many_steps_epochs_or_minutes(capsys):
+    def every(*arguments):
+        return dcgan_keras.checkpoints_every(dcgan_keras.parse(list(arguments)).checkpoint_every, 100)
+
+    assert every() == {"checkpoint_every": 500, "checkpoint_minutes": 10}
+    assert every("--checkpoint-every", "70") == {"checkpoint_every": 70, "checkpoint_minutes": None}
+    assert every("--checkpoint-every", "3epochs") == {"checkpoint_every": 300, "checkpoint_minutes": None}
+    assert every("--checkpoint-every", "5min") == {"checkpoint_every": None, "checkpoint_minutes": 5}
+    with pytest.raises(SystemExit):
+        dcgan_keras.parse(["--sample-every", "5min"])
+    assert "'5min' is not a whole number" in capsys.readouterr().err
+
+
 def test_a_resumed_bar_counts_from_the_step_it_is_at(dcgan):
     dcgan(*SHORT, "--steps", 3)
     result = dcgan(*SHORT, "--steps", 5)
@@ -268,13 +283,13 @@ def closer_to_the_data(out, dataset, monkeypatch):
 
 
 def test_200_steps_on_shapes_bring_samples_closer_to_the_data(run_command, tmp_path, monkeypatch):
-    result = run_command("dcgan_keras.py", "--dataset", "shapes", "--learning-rate", "1e-3", "--steps", 200)
+    result = run_command("dcgan_keras.py", "--dataset", "shapes", *FAST)
     assert result.returncode == 0 and result.stderr == ""
     closer_to_the_data(tmp_path / "samples" / "shapes", data.load("shapes", (32, 32, 3)), monkeypatch)
 
 
 def test_200_steps_on_real_cifar10_bring_samples_closer_to_the_data(run_command, tmp_path, monkeypatch, real_data):
-    result = run_command("dcgan_keras.py", "--dataset", "cifar10", "--data-dir", real_data, "--steps", 200)
+    result = run_command("dcgan_keras.py", "--dataset", "cifar10", "--data-dir", real_data, *FAST)
     assert result.returncode == 0 and result.stderr == ""
     cifar10 = data.load("cifar10", (32, 32, 3), data_dir=real_data)
     closer_to_the_data(tmp_path / "samples" / "cifar10", cifar10, monkeypatch)
