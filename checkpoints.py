@@ -123,7 +123,7 @@ def restore(sess: tf.Session, out: Path, settings: dict) -> int:
                     replica.load(file[name][()], sess)
             return int(file.attrs["step"])
     if checkpoints(out):
-        raise InputError(f"every checkpoint in {out} is damaged: --restart begins anew")
+        raise InputError(f"every checkpoint in {out} is damaged: --restart starts over")
     return 0
 
 
@@ -187,7 +187,7 @@ def write_run(out: Path, run: dict) -> None:
 def read_run(folder: Path) -> dict | None:
     """What run.json in the folder of a run says; None where there is none, as in runs of an earlier version.
 
-    Raises InputError where it is no JSON object.
+    Raises InputError where it is not a JSON object.
     """
     path = Path(folder, "run.json")
     try:
@@ -197,5 +197,5 @@ def read_run(folder: Path) -> dict | None:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     if not isinstance(run, dict):
-        raise InputError(f"{path} is no JSON object")
+        raise InputError(f"{path} is not a JSON object")
     return run

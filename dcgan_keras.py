@@ -271,7 +271,7 @@ def parse(arguments: list[str] | None = None):
     add("--from-step", type=command.at_least(1), metavar="N", help="go back to step N; what came after is kept aside")
     add("--start-from", type=Path, metavar="DIR", help="begin a new run with the weights of the run in DIR")
     add("--out", type=Path, metavar="DIR", help="where everything goes that the run writes (samples/<dataset>)")
-    add("--restart", action="store_true", help="begin anew; what is in --out is kept under another name")
+    add("--restart", action="store_true", help="start over; what is in --out is kept under another name")
     add("--skip-bad", action="store_true", help="leave out pictures of a folder that cannot be read, and list them")
     add("--check-cache", action="store_true", help="verify the checksum of a folder's decoded pictures first")
     add("--summary", action="store_true", help="print both networks, layer by layer with parameters, and leave")
@@ -300,7 +300,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments.keep_checkpoints and not arguments.keep_every:
         raise InputError("--keep-checkpoints is for --keep-every, which says how often")
     if arguments.restart and arguments.from_step:
-        raise InputError("--restart begins anew, --from-step does not: give one of them")
+        raise InputError("--restart starts over and --from-step does not: give one of them")
     set_seed(arguments.seed)
     batch_size = arguments.batch_size if one_pass else None
     job = distributed.Job() if arguments.summary else distributed.join(arguments.devices, batch_size)

@@ -330,8 +330,8 @@ def join(devices: int | None = 1, batch_size: int | None = None) -> Job:
     """What this process is: alone on one device or several, or by `TF_CONFIG` one worker of a job.
 
     devices: of this process, None for all. They are GPUs; without GPUs, the CPU is divided into this number of devices
-    (but not for a worker, whose CPU is one). batch_size: of all devices of all workers together, where threads shall be
-    set up for it. Raises InputError where the devices are not there, do not divide the batch, or `TF_CONFIG` is wrong,
+    (but not for a worker, whose CPU is one). batch_size: of all devices of all workers together, if threads are set up
+    for it. Raises InputError where the devices are not there, do not divide the batch, or `TF_CONFIG` is wrong,
     and RunError where other workers do not come.
     """
     task = task_of(os.environ.get("TF_CONFIG"))

@@ -154,7 +154,7 @@ def train(
         if start >= steps:
             with writing(out):
                 make_film(out)  # where the last run was killed before it could
-            print(f"{out} is at step {start} already: a larger --steps trains further, --restart begins anew")
+            print(f"{out} is at step {start} already: a larger --steps trains further, --restart starts over")
             job.leave(sess)
             return 0
         kept = (steps - start) // settings.keep_every if settings.keep_every else 0

@@ -267,7 +267,7 @@ def _decode(path: Path, root: str, files: list[_File], shape: Shape, skip_bad: b
     """Decode `files` into the cache `path` and return {index: reason} of those that cannot be read.
 
     It is written under another name, so that `path` is whole or does not exist. What an interrupted process has
-    decoded is kept as `*.interrupted`, and the next one, which takes it by renaming, goes on from there.
+    decoded is kept as `*.interrupted`, and the next one, which takes it by renaming, continues from there.
     """
     row, interrupted = math.prod(shape), path.with_suffix(".interrupted")
     path.parent.mkdir(parents=True, exist_ok=True)

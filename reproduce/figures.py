@@ -189,7 +189,7 @@ def read_quality(path: Path) -> tuple[dict[str, float], list[tuple[int, dict[str
         by_step = [(int(row["step"]), found) for row, found in zip(rows, numbers, strict=True) if row["step"]]
         return floor, sorted(by_step, key=lambda row: row[0])
     except (KeyError, ValueError, TypeError, StopIteration) as error:
-        raise InputError(f"{path} is no table of reproduce.evaluate; make it with its --out") from error
+        raise InputError(f"{path} is not a table of reproduce.evaluate; make it with its --out") from error
 
 
 def speed_chart(path: Path) -> Figure:
@@ -207,7 +207,7 @@ def speed_chart(path: Path) -> Figure:
         if not bars:
             raise ValueError
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no JSON of reproduce.benchmark; make it with its --json") from error
+        raise InputError(f"{path} is not the JSON of reproduce.benchmark; make it with its --json") from error
     variants = list(dict.fromkeys(variant for (_, variant), *_ in bars))
     figure, axes = chart("", xlabel="steps per second (median, least and most)")
     figure.set_size_inches(8, 1 + 0.4 * len(bars))
