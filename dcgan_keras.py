@@ -231,8 +231,6 @@ def checkpoints_every(given: Interval | None, per_epoch: int) -> dict[str, int |
 
 RECIPES = {"one-pass": gan, "two-model": two_model.two_model}
 
-NAMED = ("model", "size", "dataset", "loss", "smoothing", "recipe", "updates", "learning_rate", "beta1")  # of a run
-
 
 def parse(arguments: list[str] | None = None):
     parser = command.Parser(prog="dcgan_keras.py", description="Train a DCGAN, both networks in one pass per step.")
@@ -310,7 +308,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments.summary:
         for model in (pair.generator(), pair.discriminator(activation=output.activation)):
             model.summary()
-        for name in NAMED:
+        for name in training.NAMED:
             print(f"{name.replace('_', ' ')}: {getattr(arguments, name)}")
         print(f"batch size: {arguments.batch_size}\npixels: {pair.pixels}")
         return 0
@@ -352,7 +350,7 @@ def main(arguments: list[str] | None = None) -> int:
         restart=arguments.restart,
         from_step=arguments.from_step,
         start_from=arguments.start_from,
-        **{name: getattr(arguments, name) for name in NAMED},
+        **{name: getattr(arguments, name) for name in training.NAMED},
     )
     return training.train(train_step, generator, discriminator, dataset, arguments.out, settings, job)
 

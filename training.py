@@ -46,6 +46,8 @@ from tf1 import keras, tf
 
 SAMPLES = 64  # pictures in a grid
 MOST_ROWS = 10  # of a grid with a row for each class
+# What tells one run from another, beside its batch size and seed.
+NAMED = ("model", "size", "dataset", "loss", "smoothing", "recipe", "updates", "learning_rate", "beta1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,13 +76,9 @@ class Settings:
     learning_rate: float | None = None
     beta1: float | None = None
 
-    def named(self) -> dict:
-        names = ("model", "size", "dataset", "loss", "smoothing", "recipe", "updates", "learning_rate", "beta1")
-        return {name: getattr(self, name) for name in (*names, "batch_size", "seed")}
-
     def identity(self, dataset: data.Dataset) -> dict:
         """What must be the same for a run to be resumed, as checkpoints name it."""
-        named = {name.replace("_", " "): value for name, value in self.named().items()}
+        named = {name.replace("_", " "): getattr(self, name) for name in (*NAMED, "batch_size", "seed")}
         return {
             **named,
             "pictures": len(dataset.images),
