@@ -165,7 +165,7 @@ def make_film(out: Path) -> None:
     factor = max(1, max(size) / LARGEST_FRAME)
     pictures.save_gif((_frame(path, size, factor) for path in chosen), film)
     bounds = [f"{len(chosen)} of {len(samples)} samples"] if len(chosen) < len(samples) else []
-    bounds += [f"1/{factor:.1f} of their size"] if factor > 1 else []
+    bounds += [f"{1 / factor:.0%} of their size"] if factor > 1 else []
     if bounds:
         print(f"{film} has {', '.join(bounds)}")
 

@@ -40,6 +40,8 @@ STRIP = 10  # tiles in a row of the strip
 NEAR = 0.1  # of a step: how far from the author's moment a kept generator may be
 SAMPLES = Path("samples")
 COMMITTED = SAMPLES / "learning_rate_1e-4", SAMPLES / "learning_rate_1e-3"
+BETWEEN = SAMPLES / "learning_rate_3e-4"  # has only a table of quality
+QUALITY = "quality.csv"
 BEST = SAMPLES / "cifar10_generator.h5"
 PALETTE = "#2468a8", "#c65911", "#3a7d34"
 
@@ -72,6 +74,11 @@ def samples(weights: Path, model: str | None, seed: int) -> tuple[np.ndarray, np
     return shown[..., ::-1], true
 
 
+def run_name(folder: Path) -> str:
+    """As the figures have it: learning rate 1e-3 for learning_rate_1e-3."""
+    return folder.resolve().name.replace("_", " ")
+
+
 class Run:
     """What the figures need of a run's folder: its losses and its generators by step.
 
@@ -79,7 +86,7 @@ class Run:
     """
 
     def __init__(self, folder: Path, weights: Path | None = None):
-        self.folder, self.name = folder, folder.resolve().name.replace("_", " ")
+        self.folder, self.name = folder, run_name(folder)
         self.spans = console.read_spans(folder)
         run = checkpoints.read_run(folder) or {}
         end = run.get("step") or max(span.last for span in self.spans)  # losses are written before weights
@@ -231,7 +238,7 @@ def parse(arguments: list[str] | None = None):
     add("--fast", type=Path, metavar="DIR", help="of another run, such as one with a larger learning rate")
     add("--weights", type=Path, metavar="FILE", help="of the newest generator (default: the run's)")
     add("--best", type=Path, metavar="FILE", help="weights of one more generator to show")
-    add("--quality", type=Path, nargs="+", metavar="FILE.csv", help="of reproduce.evaluate (quality.csv of each run)")
+    add("--quality", type=Path, nargs="+", metavar="FILE.csv", help="of reproduce.evaluate (the runs' quality.csv)")
     add("--benchmark", type=Path, metavar="FILE.json", help="of reproduce.benchmark (samples/benchmark.json)")
     add("--model", choices=models.MODELS, help="the networks of the run (default: those that the weights fit)")
     add("--seed", type=command.at_least(0), default=0, metavar="N", help="of the first sample's noise (%(default)s)")
@@ -243,17 +250,17 @@ def sources(arguments) -> tuple[list[Run], list[Path], Path | None]:
     """The runs to show, the tables of quality of each, and the best generator: of one source, never mixed."""
     if arguments.run:
         folders, best = [arguments.run, *([arguments.fast] if arguments.fast else [])], arguments.best
+        measured = folders
     else:
         first, second = COMMITTED
         folders, best = [first, arguments.fast or second], arguments.best or BEST
+        measured = [first, BETWEEN, arguments.fast or second]
     for path in (arguments.weights, best, arguments.benchmark, *(arguments.quality or ())):
         if path and not path.is_file():
             raise InputError(f"there is no {path}; name the folder of a run with --run")
     runs = [Run(folder, weights) for folder, weights in zip(folders, (arguments.weights, None), strict=False)]
-    tables = arguments.quality or [folder / "quality.csv" for folder in folders]
-    if len(tables) > len(runs):
-        raise InputError(f"--quality takes one table for each run, of which there are {len(runs)}")
-    return runs, tables, best
+    tables = [folder / QUALITY for folder in measured if (folder / QUALITY).is_file()]
+    return runs, arguments.quality or tables, best
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -298,11 +305,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     figures = {f"{name}.svg": figure for name, figure in read_diagrams().items()}
     figures["losses.png"] = losses_chart(run.spans)
-    found = {each.name: path for each, path in zip(runs, tables, strict=False) if path.is_file()}
-    if found:
-        figures["quality.png"] = quality_chart(found)
+    if tables:
+        by_run = {run_name(path.parent if path.name == QUALITY else path.with_suffix("")): path for path in tables}
+        figures["quality.png"] = quality_chart(by_run)
     else:
-        print(f"no quality.png: there is no {tables[0]} (--quality), which reproduce.evaluate writes with --out")
+        table = run.folder / QUALITY
+        print(f"no quality.png: there is no {table} (--quality), which reproduce.evaluate writes with --out")
     benchmark = arguments.benchmark or SAMPLES / "benchmark.json"
     if benchmark.is_file():
         figures["speed.png"] = speed_chart(benchmark)

@@ -320,6 +320,17 @@ def test_another_run_and_the_best_weights_are_shown_beside(run, finished, tmp_pa
     assert {path.name for path in (tmp_path / "out").iterdir()} == FIGURES | more | {"quality.png"}
 
 
+def test_tables_are_told_apart_by_run_or_by_file(run, finished, tmp_path, monkeypatch):
+    tables = [tmp_path / "learning_rate_2" / "quality.csv", tmp_path / "my_table.csv"]
+    tables[0].parent.mkdir()
+    for table in tables:
+        table.write_text(QUALITY)
+    charts = []
+    monkeypatch.setattr(figures, "quality_chart", lambda found: charts.append(found) or figures.Figure())
+    figures.main(["--run", str(finished), "--quality", *map(str, tables), "--out", str(tmp_path / "out")])
+    assert charts == [{"learning rate 2": tables[0], "my table": tables[1]}]
+
+
 def test_all_is_made_from_what_is_committed(run, tmp_path):
     (tmp_path / "samples").symlink_to(ROOT / "samples")
     result = run("--out", tmp_path / "out")
@@ -332,6 +343,3 @@ def test_all_is_made_from_what_is_committed(run, tmp_path):
 def test_bad_input_is_one_line(run, finished, tmp_path):
     assert "--run" in bad_input(run("--run", tmp_path))
     assert "samples/cifar10_generator.h5" in bad_input(run())
-    quality = tmp_path / "q.csv"
-    quality.write_text(QUALITY)
-    assert "one table for each run" in bad_input(run("--run", finished, "--quality", quality, quality))

@@ -83,7 +83,7 @@ def test_the_film_is_bounded_in_frames_and_size_and_says_so(tmp_path, capsys):
         assert film.convert("RGB").getpixel((5, 5))[0] == 0
         film.seek(film.n_frames - 1)
         assert film.convert("RGB").getpixel((5, 5))[0] == 199
-    assert capsys.readouterr().out.strip().endswith("progress.gif has 120 of 200 samples, 1/2.0 of their size")
+    assert capsys.readouterr().out.strip().endswith("progress.gif has 120 of 200 samples, 50% of their size")
 
 
 def test_collapsed_samples_are_reported_once(capsys):
