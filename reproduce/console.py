@@ -179,6 +179,19 @@ def markdown(table: list[tuple[Moment, Span | None]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def last_console(runs: dict[str, list[Span]]) -> str:
+    """What the losses are on the author's last console and in the last 1,000 steps of each run, as Markdown."""
+    quantiles = ["least", "10%", "median", "90%"]
+    cells = ["", *(f"{loss}: {name}" for loss in ("dloss", "gloss") for name in quantiles)]
+    lines = ["| " + " | ".join(cells) + " |", "| --- " * len(cells) + "|"]
+    last = {name: compared(found)[-1][1] for name, found in runs.items()}
+    values = {name: (*span.dloss, *span.gloss) for name, span in last.items() if span}
+    author = {"the author's last console": np.quantile(AUTHOR[-1].losses, QUANTILES, axis=0).T.ravel()}
+    for name, row in (author | values).items():
+        lines.append("| " + " | ".join([name, *(f"{value:.2f}" for value in row)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def write_table(table: list[tuple[Moment, Span | None]], path: Path) -> None:
     """Write the table's numbers as CSV; empty where the run has no such steps."""
     names = ("least", "median", "most")

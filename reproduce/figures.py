@@ -6,8 +6,10 @@ gan_cifar_32.png                    the run's newest samples as the article show
 gan_cifar_32_true_contrast.png      the same in true contrast and colours
 history_010000.png ...              both of the generators kept at about the author's moments, from the same noise
 history_strip.png                   a row for each of these states: the progress at a glance
-gan_cifar_32_fast.png, gan_cifar_32_best.png    the same of another run (--fast) and of other weights (--best)
+gan_cifar_32_NAME.png               the same of other runs (--others), by the names of their folders
+gan_cifar_32_best.png               and of other weights (--best)
 console.md, console.csv             the losses on the author's console beside the run's
+last_console.md                     and those on the last one beside the other runs', too
 losses.png                          both losses
 quality.png                         the tables of `reproduce.evaluate`, over steps
 speed.png                           the table of `reproduce.benchmark`: one pass against two models
@@ -39,11 +41,11 @@ TILES, COLUMNS, SCALE = 31, 7, 3  # of the article's figure
 STRIP = 10  # tiles in a row of the strip
 NEAR = 0.1  # of a step: how far from the author's moment a kept generator may be
 SAMPLES = Path("samples")
-COMMITTED = SAMPLES / "learning_rate_1e-4", SAMPLES / "learning_rate_1e-3"
+COMMITTED = SAMPLES / "learning_rate_1e-4"
+OTHERS = [SAMPLES / name for name in ("learning_rate_1e-3", "smoothing_0.01", "smoothing_0")]
 BETWEEN = SAMPLES / "learning_rate_3e-4"  # has only a table of quality
 QUALITY = "quality.csv"
 BEST = SAMPLES / "cifar10_generator.h5"
-PALETTE = "#2468a8", "#c65911", "#3a7d34"
 
 
 # Samples.
@@ -146,7 +148,7 @@ def losses_chart(spans: list[console.Span]) -> Figure:
     blocks = [span for span in spans if span.steps <= console.BLOCK]
     steps = [(span.first + span.last) / 2 for span in blocks]
     figure, axes = chart("loss")
-    for name, colour in (("dloss", PALETTE[1]), ("gloss", PALETTE[0])):
+    for name, colour in (("dloss", "C1"), ("gloss", "C0")):
         _, low, median, high = np.array([getattr(span, name) for span in blocks]).T
         axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(
@@ -166,7 +168,8 @@ def quality_chart(tables: dict[str, Path]) -> Figure:
         "recall": "recall (more is better)",
     }
     panels = dict(zip(titles, figure.subplots(1, len(titles)), strict=True))
-    for (run, path), colour in zip(tables.items(), PALETTE, strict=False):
+    for index, (run, path) in enumerate(tables.items()):
+        colour = f"C{index}"
         floor, rows = read_quality(path)
         for column, axes in panels.items():
             axes.plot([step for step, _ in rows], [row[column] for _, row in rows], "o-", ms=4, color=colour, label=run)
@@ -235,7 +238,7 @@ def parse(arguments: list[str] | None = None):
     parser = command.Parser(prog="python -m reproduce.figures", description="Make every figure of the article again.")
     add = parser.add_argument
     add("--run", type=Path, metavar="DIR", help="the folder of a run (default: what is committed under samples/)")
-    add("--fast", type=Path, metavar="DIR", help="of another run, such as one with a larger learning rate")
+    add("--others", type=Path, nargs="+", metavar="DIR", help="of more runs, such as one with a larger learning rate")
     add("--weights", type=Path, metavar="FILE", help="of the newest generator (default: the run's)")
     add("--best", type=Path, metavar="FILE", help="weights of one more generator to show")
     add("--quality", type=Path, nargs="+", metavar="FILE.csv", help="of reproduce.evaluate (the runs' quality.csv)")
@@ -249,16 +252,15 @@ def parse(arguments: list[str] | None = None):
 def sources(arguments) -> tuple[list[Run], list[Path], Path | None]:
     """The runs to show, the tables of quality of each, and the best generator: of one source, never mixed."""
     if arguments.run:
-        folders, best = [arguments.run, *([arguments.fast] if arguments.fast else [])], arguments.best
+        folders, best = [arguments.run, *(arguments.others or [])], arguments.best
         measured = folders
     else:
-        first, second = COMMITTED
-        folders, best = [first, arguments.fast or second], arguments.best or BEST
-        measured = [first, BETWEEN, arguments.fast or second]
+        folders, best = [COMMITTED, *(arguments.others or OTHERS)], arguments.best or BEST
+        measured = [COMMITTED, BETWEEN, *folders[1:]]
     for path in (arguments.weights, best, arguments.benchmark, *(arguments.quality or ())):
         if path and not path.is_file():
             raise InputError(f"there is no {path}; name the folder of a run with --run")
-    runs = [Run(folder, weights) for folder, weights in zip(folders, (arguments.weights, None), strict=False)]
+    runs = [Run(folders[0], arguments.weights), *map(Run, folders[1:])]
     tables = [folder / QUALITY for folder in measured if (folder / QUALITY).is_file()]
     return runs, arguments.quality or tables, best
 
@@ -287,7 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
         strip[f"{step:,} steps"] = article_figures("gan_cifar_32" if newest else f"history_{step:06d}", weights)
     for other in runs[1:]:
         step, weights = other.kept[-1]
-        strip[f"{other.name}, {step:,} steps"] = article_figures("gan_cifar_32_fast", weights)
+        strip[f"{other.name}, {step:,} steps"] = article_figures(f"gan_cifar_32_{other.folder.resolve().name}", weights)
     if best:
         strip["the best"] = article_figures("gan_cifar_32_best", best)
     if len({images.shape for images in strip.values()}) == 1:
@@ -302,6 +304,10 @@ def main(arguments: list[str] | None = None) -> int:
         beside.write_text(console.markdown(table))
     print(console.markdown(table))
     written += ["console.md", "console.csv"]
+    if runs[1:]:
+        with files.replacing(out / "last_console.md") as beside:
+            beside.write_text(console.last_console({each.name: each.spans for each in runs}))
+        written.append("last_console.md")
 
     figures = {f"{name}.svg": figure for name, figure in read_diagrams().items()}
     figures["losses.png"] = losses_chart(run.spans)

@@ -86,6 +86,14 @@ def test_the_table_as_markdown_and_as_csv(tmp_path):
     assert read[1]["author_dloss_least"] == "0.3598" and read[1]["first"] == ""
 
 
+def test_the_last_console_is_beside_the_end_of_each_run():
+    """A run of less than 1,000 steps has no such end."""
+    runs = {name: console.spans(rows(steps)) for name, steps in (("long", 11_000), ("short", 300))}
+    *_, author, long = console.last_console(runs).splitlines()
+    assert author == "| the author's last console | 0.10 | 0.10 | 0.32 | 0.50 | 2.00 | 2.11 | 3.73 | 4.39 |"
+    assert long == "| long | 1.01 | 1.01 | 1.01 | 1.01 | 2.99 | 2.99 | 2.99 | 2.99 |"
+
+
 def test_bad_folders_are_one_line(run_here, tmp_path):
     assert "no losses.csv" in bad_input(run_here(console.main, "--run", tmp_path))
     for text in ("", "first,last\n", ",".join(console.COLUMNS) + "\n1,2,x\n"):

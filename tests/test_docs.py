@@ -144,7 +144,7 @@ def parses(module, arguments, monkeypatch):
     return False
 
 
-READ = re.compile(r"samples/[^/*]+\.\w+|requirements[\w-]*\.txt|(?:examples|docs|tests)/\S+|[\w/]+\.py")
+READ = re.compile(r"samples/[^/*]+\.[a-z]\w*|requirements[\w-]*\.txt|(?:examples|docs|tests)/\S+|[\w/]+\.py")
 WRITING = ("--out", "--json", "--summary")
 
 

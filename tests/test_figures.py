@@ -314,10 +314,10 @@ def test_another_run_and_the_best_weights_are_shown_beside(run, finished, tmp_pa
     article_weights(tmp_path / "faster" / "generator_000300.h5", (0.1, 0.1, 0.1))
     console.write_spans(console.spans([(1, 1.0, 1.0)]), tmp_path / "faster" / console.SUMMARY)
     best = finished / "generator_005000.h5"
-    result = run("--run", finished, "--fast", tmp_path / "faster", "--best", best, "--out", tmp_path / "out")
+    result = run("--run", finished, "--others", tmp_path / "faster", "--best", best, "--out", tmp_path / "out")
     assert result.returncode == 0, result.stderr
-    more = {f"gan_cifar_32_{name}{what}.png" for name in ("fast", "best") for what in ("", "_true_contrast")}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == FIGURES | more | {"quality.png"}
+    more = {f"gan_cifar_32_{name}{what}.png" for name in ("faster", "best") for what in ("", "_true_contrast")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FIGURES | more | {"quality.png", "last_console.md"}
 
 
 def test_tables_are_told_apart_by_run_or_by_file(run, finished, tmp_path, monkeypatch):
@@ -336,7 +336,9 @@ def test_all_is_made_from_what_is_committed(run, tmp_path):
     result = run("--out", tmp_path / "out")
     assert result.returncode == 0, result.stderr
     made = {path.name for path in (tmp_path / "out").iterdir()}
-    assert made >= FIGURES | {"gan_cifar_32_fast.png", "gan_cifar_32_best.png", "quality.png", "speed.png"}
+    names = ("learning_rate_1e-3", "smoothing_0.01", "smoothing_0", "best")
+    assert made >= FIGURES | {f"gan_cifar_32_{name}.png" for name in names}
+    assert made >= {"quality.png", "speed.png", "last_console.md"}
     assert made >= {f"history_0{thousands}000.png" for thousands in (10, 25, 50)}
 
 
