@@ -53,3 +53,8 @@ def test_acgan_makes_the_digit_that_is_asked_for_and_makes_it_in_many_ways(learn
     row = learned("--model", "acgan28", "--steps", 2000)
     assert float(row["asked"]) >= 0.97
     assert float(row["variety"]) >= 0.8  # within the class where it is least
+
+
+def test_acgan_draws_the_shape_that_is_asked_for(measured):
+    row = measured(("--dataset", "shapes"), "--model", "acgan32", "--batch-size", 32, "--steps", 3000)
+    assert float(row["asked"]) >= 0.6  # of ten kinds
