@@ -42,8 +42,8 @@ STRIP = 10  # tiles in a row of the strip
 NEAR = 0.1  # of a step: how far from the author's moment a kept generator may be
 SAMPLES = Path("samples")
 COMMITTED = SAMPLES / "learning_rate_1e-4"
-OTHERS = [SAMPLES / name for name in ("learning_rate_1e-3", "smoothing_0.01", "smoothing_0")]
-BETWEEN = SAMPLES / "learning_rate_3e-4"  # has only a table of quality
+OTHERS = [SAMPLES / name for name in ("then_smoothing_0.01", "then_smoothing_0", "learning_rate_1e-3")]
+ONLY_MEASURED = [SAMPLES / "learning_rate_3e-4"]  # its generators are not kept
 QUALITY = "quality.csv"
 BEST = SAMPLES / "cifar10_generator.h5"
 
@@ -147,15 +147,18 @@ def losses_chart(spans: list[console.Span]) -> Figure:
     """Both losses over steps: the median of each few hundred steps, and between the 10th and 90th percentile a band."""
     blocks = [span for span in spans if span.steps <= console.BLOCK]
     steps = [(span.first + span.last) / 2 for span in blocks]
-    figure, axes = chart("loss")
-    for name, colour in (("dloss", "C1"), ("gloss", "C0")):
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    names = ("gloss", "dloss")
+    panels = figure.subplots(len(names), 1, sharex=True)
+    for index, (name, axes) in enumerate(zip(names, panels, strict=True)):
         _, low, median, high = np.array([getattr(span, name) for span in blocks]).T
-        axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-        axes.plot(
-            steps, median, color=colour, linewidth=1, label=f"{name}, median of {console.BLOCK} steps; 10% to 90%"
-        )
-    axes.set_ylim(0, None)
-    axes.legend(loc="upper right")
+        axes.fill_between(steps, low, high, color=f"C{index}", alpha=0.2, linewidth=0, label="10% to 90%")
+        axes.plot(steps, median, color=f"C{index}", linewidth=1, label=f"median of {console.BLOCK} steps")
+        axes.set(ylabel=name, ylim=(0, None))
+        axes.grid(alpha=0.3)
+        axes.legend(loc="upper right")
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     return figure
 
 
@@ -168,15 +171,12 @@ def quality_chart(tables: dict[str, Path]) -> Figure:
         "recall": "recall (more is better)",
     }
     panels = dict(zip(titles, figure.subplots(1, len(titles)), strict=True))
-    for index, (run, path) in enumerate(tables.items()):
-        colour = f"C{index}"
-        floor, rows = read_quality(path)
-        for column, axes in panels.items():
-            axes.plot([step for step, _ in rows], [row[column] for _, row in rows], "o-", ms=4, color=colour, label=run)
-            real = f"real pictures: {floor[column]:.3g}"
-            once = None if real in axes.get_legend_handles_labels()[1] else real
-            axes.axhline(floor[column], color="#777777", linestyle=":", label=once)
+    read = {run: read_quality(path) for run, path in tables.items()}
     for column, axes in panels.items():
+        for run, (_, rows) in read.items():
+            axes.plot([step for step, _ in rows], [row[column] for _, row in rows], "o-", ms=4, label=run)
+        for real in dict.fromkeys(floor[column] for floor, _ in read.values()):
+            axes.axhline(real, color="#777777", linestyle=":", label=f"real pictures: {real:.3g}")
         axes.set(title=titles[column], xlabel="step", xscale="log")
         axes.xaxis.set_major_formatter("{x:,.0f}")
         if column == "frechet":
@@ -249,20 +249,35 @@ def parse(arguments: list[str] | None = None):
     return parser.parse_args(arguments)
 
 
-def sources(arguments) -> tuple[list[Run], list[Path], Path | None]:
-    """The runs to show, the tables of quality of each, and the best generator: of one source, never mixed."""
+def sources(arguments) -> tuple[list[Run], dict[str, Path], Path | None]:
+    """The runs to show, the tables of quality by the name of the run, and the best generator.
+
+    With --run they are the user's, without it what is committed: never mixed.
+    """
     if arguments.run:
         folders, best = [arguments.run, *(arguments.others or [])], arguments.best
         measured = folders
+    elif arguments.others:
+        raise InputError("--others are shown beside a run: name its folder with --run")
     else:
-        folders, best = [COMMITTED, *(arguments.others or OTHERS)], arguments.best or BEST
-        measured = [COMMITTED, BETWEEN, *folders[1:]]
+        folders, best = [COMMITTED, *OTHERS], arguments.best or BEST
+        measured = [COMMITTED, *ONLY_MEASURED, *OTHERS]
     for path in (arguments.weights, best, arguments.benchmark, *(arguments.quality or ())):
         if path and not path.is_file():
             raise InputError(f"there is no {path}; name the folder of a run with --run")
     runs = [Run(folders[0], arguments.weights), *map(Run, folders[1:])]
-    tables = [folder / QUALITY for folder in measured if (folder / QUALITY).is_file()]
-    return runs, arguments.quality or tables, best
+    different([*(run.name for run in runs), "best", "true contrast"])  # of files, too
+    tables = arguments.quality or [folder / QUALITY for folder in measured if (folder / QUALITY).is_file()]
+    names = [run_name(path.parent if path.name == QUALITY else path.with_suffix("")) for path in tables]
+    different(names)
+    return runs, dict(zip(names, tables, strict=True)), best
+
+
+def different(names: list[str]) -> None:
+    """Raises InputError where one would replace another."""
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two of them would be called {name!r}; rename a folder or a table")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -289,7 +304,7 @@ def main(arguments: list[str] | None = None) -> int:
         strip[f"{step:,} steps"] = article_figures("gan_cifar_32" if newest else f"history_{step:06d}", weights)
     for other in runs[1:]:
         step, weights = other.kept[-1]
-        strip[f"{other.name}, {step:,} steps"] = article_figures(f"gan_cifar_32_{other.folder.resolve().name}", weights)
+        strip[f"{other.name}, {step:,}"] = article_figures(f"gan_cifar_32_{other.folder.resolve().name}", weights)
     if best:
         strip["the best"] = article_figures("gan_cifar_32_best", best)
     if len({images.shape for images in strip.values()}) == 1:
@@ -312,8 +327,7 @@ def main(arguments: list[str] | None = None) -> int:
     figures = {f"{name}.svg": figure for name, figure in read_diagrams().items()}
     figures["losses.png"] = losses_chart(run.spans)
     if tables:
-        by_run = {run_name(path.parent if path.name == QUALITY else path.with_suffix("")): path for path in tables}
-        figures["quality.png"] = quality_chart(by_run)
+        figures["quality.png"] = quality_chart(tables)
     else:
         table = run.folder / QUALITY
         print(f"no quality.png: there is no {table} (--quality), which reproduce.evaluate writes with --out")

@@ -1,4 +1,5 @@
 import json
+import shutil
 import xml.etree.ElementTree as ET
 from collections import Counter
 
@@ -235,7 +236,7 @@ generator_001000.h5,1000,100,7.5,0.3,0.1
 
 
 def test_losses_are_drawn_as_the_median_of_each_block(finished):
-    dloss, gloss = figures.losses_chart(console.read_spans(finished)).axes[0].lines
+    (gloss,), (dloss,) = (axes.lines for axes in figures.losses_chart(console.read_spans(finished)).axes)
     assert dloss.get_xdata()[:2].tolist() == [125.5, 375.5] and len(gloss.get_xdata()) == 48
     assert dloss.get_ydata()[0] == pytest.approx(0.5 + 125.5e-5)
 
@@ -244,11 +245,11 @@ def test_the_quality_of_both_runs_is_in_one_chart(tmp_path):
     (tmp_path / "a.csv").write_text(QUALITY)
     (tmp_path / "b.csv").write_text(QUALITY.replace("7.5", "6.5"))
     frechet, precision, recall = figures.quality_chart({"a": tmp_path / "a.csv", "b": tmp_path / "b.csv"}).axes
-    one, floor, other, _ = frechet.lines
+    one, other, floor = frechet.lines
     assert (list(one.get_xdata()), list(one.get_ydata())) == ([1000, 2000], [7.5, 3.5])
     assert list(other.get_ydata()) == [6.5, 3.5] and set(floor.get_ydata()) == {0.1}
-    assert [text.get_text() for text in frechet.get_legend().get_texts()] == ["a", "real pictures: 0.1", "b"]
-    assert list(precision.lines[0].get_ydata()) == [0.3, 0.4] and list(recall.lines[2].get_ydata()) == [0.1, 0.2]
+    assert [text.get_text() for text in frechet.get_legend().get_texts()] == ["a", "b", "real pictures: 0.1"]
+    assert list(precision.lines[0].get_ydata()) == [0.3, 0.4] and list(recall.lines[1].get_ydata()) == [0.1, 0.2]
 
 
 def test_speed_is_the_median(tmp_path):
@@ -320,15 +321,23 @@ def test_another_run_and_the_best_weights_are_shown_beside(run, finished, tmp_pa
     assert {path.name for path in (tmp_path / "out").iterdir()} == FIGURES | more | {"quality.png", "last_console.md"}
 
 
-def test_tables_are_told_apart_by_run_or_by_file(run, finished, tmp_path, monkeypatch):
+def test_tables_are_told_apart_by_run_or_by_file(finished, tmp_path):
     tables = [tmp_path / "learning_rate_2" / "quality.csv", tmp_path / "my_table.csv"]
     tables[0].parent.mkdir()
     for table in tables:
         table.write_text(QUALITY)
-    charts = []
-    monkeypatch.setattr(figures, "quality_chart", lambda found: charts.append(found) or figures.Figure())
-    figures.main(["--run", str(finished), "--quality", *map(str, tables), "--out", str(tmp_path / "out")])
-    assert charts == [{"learning rate 2": tables[0], "my table": tables[1]}]
+    arguments = figures.parse(["--run", str(finished), "--quality", *map(str, tables)])
+    assert figures.sources(arguments)[1] == {"learning rate 2": tables[0], "my table": tables[1]}
+
+
+def test_what_is_committed_is_complete(monkeypatch):
+    """Each run has its generators, and each learning rate a table of quality."""
+    monkeypatch.chdir(ROOT)
+    runs, tables, best = figures.sources(figures.parse([]))
+    assert [run.name for run in runs[1:]] == ["then smoothing 0.01", "then smoothing 0", "learning rate 1e-3"]
+    assert [step for step, _ in runs[0].states()] == [10_000, 25_000, 50_000, 250_000]
+    assert list(tables) == ["learning rate 1e-4", "learning rate 3e-4", "learning rate 1e-3"]
+    assert best.is_file()
 
 
 def test_all_is_made_from_what_is_committed(run, tmp_path):
@@ -336,7 +345,7 @@ def test_all_is_made_from_what_is_committed(run, tmp_path):
     result = run("--out", tmp_path / "out")
     assert result.returncode == 0, result.stderr
     made = {path.name for path in (tmp_path / "out").iterdir()}
-    names = ("learning_rate_1e-3", "smoothing_0.01", "smoothing_0", "best")
+    names = ("learning_rate_1e-3", "then_smoothing_0.01", "then_smoothing_0", "best")
     assert made >= FIGURES | {f"gan_cifar_32_{name}.png" for name in names}
     assert made >= {"quality.png", "speed.png", "last_console.md"}
     assert made >= {f"history_0{thousands}000.png" for thousands in (10, 25, 50)}
@@ -345,3 +354,7 @@ def test_all_is_made_from_what_is_committed(run, tmp_path):
 def test_bad_input_is_one_line(run, finished, tmp_path):
     assert "--run" in bad_input(run("--run", tmp_path))
     assert "samples/cifar10_generator.h5" in bad_input(run())
+    assert "--run" in bad_input(run("--others", finished))
+    assert "'run'" in bad_input(run("--run", finished, "--others", finished))
+    best = shutil.copytree(finished, tmp_path / "best")
+    assert "'best'" in bad_input(run("--run", finished, "--others", best))
