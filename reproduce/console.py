@@ -155,8 +155,17 @@ def compared(found: list[Span]) -> list[tuple[Moment, Span | None]]:
     Beside those of an unknown number of steps are the last steps of the run.
     """
     windows = {(span.first, span.last): span for span in found if span.steps == WINDOW}
-    last = max(windows.values(), key=lambda span: span.last, default=None)
+    last = last_window(found)
     return [(moment, windows.get(window(moment.step)) if moment.step else last) for moment in AUTHOR]
+
+
+def last_window(found: list[Span]) -> Span | None:
+    """The last 1,000 steps of a run, if it has so many."""
+    return max((span for span in found if span.steps == WINDOW), key=lambda span: span.last, default=None)
+
+
+def markdown_row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def markdown(table: list[tuple[Moment, Span | None]]) -> str:
@@ -175,20 +184,20 @@ def markdown(table: list[tuple[Moment, Span | None]]) -> str:
         for values in (span.dloss, span.gloss) if span else ():
             _, low, median, high = values
             cells.append(f"{median:.2f} ({low:.2f} to {high:.2f})")
-        lines.append("| " + " | ".join(cells + [""] * (6 - len(cells))) + " |")
+        lines.append(markdown_row(cells + [""] * (6 - len(cells))))
     return "\n".join(lines) + "\n"
 
 
 def last_console(runs: dict[str, list[Span]]) -> str:
     """What the losses are on the author's last console and in the last 1,000 steps of each run, as Markdown."""
-    quantiles = ["least", "10%", "median", "90%"]
-    cells = ["", *(f"{loss}: {name}" for loss in ("dloss", "gloss") for name in quantiles)]
-    lines = ["| " + " | ".join(cells) + " |", "| --- " * len(cells) + "|"]
-    last = {name: compared(found)[-1][1] for name, found in runs.items()}
-    values = {name: (*span.dloss, *span.gloss) for name, span in last.items() if span}
-    author = {"the author's last console": np.quantile(AUTHOR[-1].losses, QUANTILES, axis=0).T.ravel()}
-    for name, row in (author | values).items():
-        lines.append("| " + " | ".join([name, *(f"{value:.2f}" for value in row)]) + " |")
+    quantiles = ("least", "10%", "median", "90%")
+    names = ["", *(f"{loss}: {name}" for loss in ("dloss", "gloss") for name in quantiles)]
+    lines = [markdown_row(names), "| --- " * len(names) + "|"]
+    rows = {"the author's last console": np.quantile(AUTHOR[-1].losses, QUANTILES, axis=0).T.ravel()}
+    for name, found in runs.items():
+        if last := last_window(found):
+            rows[name] = (*last.dloss, *last.gloss)
+    lines += [markdown_row([name, *(f"{value:.2f}" for value in row)]) for name, row in rows.items()]
     return "\n".join(lines) + "\n"
 
 

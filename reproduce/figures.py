@@ -134,28 +134,25 @@ def read_diagrams() -> dict[str, Figure]:
 # Charts.
 
 
-def chart(ylabel: str, xlabel: str = "step") -> tuple[Figure, object]:
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axes = figure.subplots()
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+def charts(size: tuple[float, float], rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
+    """A figure of `size` inches and its charts, row by row; those of a column have one x axis."""
+    figure = Figure(figsize=size, layout="constrained")
+    found = figure.subplots(rows, columns, sharex="col", squeeze=False).ravel()
+    for axes in found:
+        axes.grid(alpha=0.3)
+    return figure, found
 
 
 def losses_chart(spans: list[console.Span]) -> Figure:
     """Both losses over steps: the median of each few hundred steps, and between the 10th and 90th percentile a band."""
     blocks = [span for span in spans if span.steps <= console.BLOCK]
     steps = [(span.first + span.last) / 2 for span in blocks]
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    names = ("gloss", "dloss")
-    panels = figure.subplots(len(names), 1, sharex=True)
-    for index, (name, axes) in enumerate(zip(names, panels, strict=True)):
+    figure, panels = charts((8, 5), rows=2)
+    for index, (name, axes) in enumerate(zip(("gloss", "dloss"), panels, strict=True)):
         _, low, median, high = np.array([getattr(span, name) for span in blocks]).T
         axes.fill_between(steps, low, high, color=f"C{index}", alpha=0.2, linewidth=0, label="10% to 90%")
         axes.plot(steps, median, color=f"C{index}", linewidth=1, label=f"median of {console.BLOCK} steps")
         axes.set(ylabel=name, ylim=(0, None))
-        axes.grid(alpha=0.3)
         axes.legend(loc="upper right")
     axes.set_xlabel("step")
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -164,15 +161,14 @@ def losses_chart(spans: list[console.Span]) -> Figure:
 
 def quality_chart(tables: dict[str, Path]) -> Figure:
     """Quality over steps, from tables of `reproduce.evaluate` by the name of the run; dotted, that of real pictures."""
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
     titles = {
         "frechet": "Fréchet distance (less is better)",
         "precision": "precision (more is better)",
         "recall": "recall (more is better)",
     }
-    panels = dict(zip(titles, figure.subplots(1, len(titles)), strict=True))
+    figure, panels = charts((11, 3.8), columns=len(titles))
     read = {run: read_quality(path) for run, path in tables.items()}
-    for column, axes in panels.items():
+    for column, axes in zip(titles, panels, strict=True):
         for run, (_, rows) in read.items():
             axes.plot([step for step, _ in rows], [row[column] for _, row in rows], "o-", ms=4, label=run)
         for real in dict.fromkeys(floor[column] for floor, _ in read.values()):
@@ -184,7 +180,6 @@ def quality_chart(tables: dict[str, Path]) -> Figure:
             axes.yaxis.set_major_formatter("{x:g}")
         else:
             axes.set_ylim(0, 1)
-        axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     return figure
 
@@ -219,8 +214,9 @@ def speed_chart(path: Path) -> Figure:
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not the JSON of reproduce.benchmark; make it with its --json") from error
     variants = list(dict.fromkeys(variant for (_, variant), *_ in bars))
-    figure, axes = chart("", xlabel="steps per second (median, least and most)")
-    figure.set_size_inches(8, 1 + 0.4 * len(bars))
+    figure, (axes,) = charts((8, 1 + 0.4 * len(bars)))
+    axes.set_xlabel("steps per second (median, least and most)")
+    axes.spines[["top", "right"]].set_visible(False)
     labels = []
     for row, ((size, variant), median, least, most) in enumerate(bars):
         colour = f"C{variants.index(variant)}"
@@ -313,16 +309,16 @@ def main(arguments: list[str] | None = None) -> int:
         pictures.save_png(picture, out / "history_strip.png")
         written.append("history_strip.png")
 
-    table = console.compared(run.spans)
-    console.write_table(table, out / "console.csv")
-    with files.replacing(out / "console.md") as beside:
-        beside.write_text(console.markdown(table))
-    print(console.markdown(table))
-    written += ["console.md", "console.csv"]
+    compared = console.compared(run.spans)
+    console.write_table(compared, out / "console.csv")
+    texts = {"console.md": console.markdown(compared)}
     if runs[1:]:
-        with files.replacing(out / "last_console.md") as beside:
-            beside.write_text(console.last_console({each.name: each.spans for each in runs}))
-        written.append("last_console.md")
+        texts["last_console.md"] = console.last_console({each.name: each.spans for each in runs})
+    for name, text in texts.items():
+        with files.replacing(out / name) as beside:
+            beside.write_text(text)
+    print(texts["console.md"])
+    written += ["console.csv", *texts]
 
     figures = {f"{name}.svg": figure for name, figure in read_diagrams().items()}
     figures["losses.png"] = losses_chart(run.spans)

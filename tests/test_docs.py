@@ -144,7 +144,7 @@ def parses(module, arguments, monkeypatch):
     return False
 
 
-READ = re.compile(r"samples/[^/*]+\.[a-z]\w*|requirements[\w-]*\.txt|(?:examples|docs|tests)/\S+|[\w/]+\.py")
+READ = re.compile(r"samples/[^/*]+\.\w+|requirements[\w-]*\.txt|(?:examples|docs|tests)/\S+|[\w/]+\.py")
 WRITING = ("--out", "--json", "--summary")
 
 
@@ -291,6 +291,12 @@ def test_every_link_leads_somewhere(page):
         assert name in FILES | FOLDERS, f"{page.name} links to {name}, which is not committed"
         if anchor and target.suffix == ".md":
             assert anchor in anchors(target), f"{page.name} links to {name}#{anchor}, which is no heading"
+
+
+def test_the_tables_of_losses_are_those_that_the_figures_make():
+    page = (ROOT / "docs" / "figure.md").read_text(encoding="utf-8")
+    for table in ("console.md", "last_console.md"):
+        assert (ROOT / "samples" / table).read_text(encoding="utf-8") in page
 
 
 def test_every_committed_picture_is_shown_and_every_page_is_reached():

@@ -356,5 +356,8 @@ def test_bad_input_is_one_line(run, finished, tmp_path):
     assert "samples/cifar10_generator.h5" in bad_input(run())
     assert "--run" in bad_input(run("--others", finished))
     assert "'run'" in bad_input(run("--run", finished, "--others", finished))
+    quality = tmp_path / "q.csv"
+    quality.write_text(QUALITY)
+    assert "'q'" in bad_input(run("--run", finished, "--quality", quality, quality))
     best = shutil.copytree(finished, tmp_path / "best")
     assert "'best'" in bad_input(run("--run", finished, "--others", best))
