@@ -1,11 +1,15 @@
-"""What every command of this project shares: its arguments, and errors as one line and an exit code."""
+"""What every command of this project shares: arguments, errors as one line and an exit code, files that are whole."""
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NoReturn
+
+WINDOWS = os.name == "nt"
 
 
 class InputError(ValueError):
@@ -59,6 +63,45 @@ def one_line(error: BaseException) -> str:
     """An exception's text in one printable line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text.encode(errors="backslashreplace").decode()
+
+
+def printable(text: str) -> str:
+    """`text`, for example a file name in any encoding, made safe to print on one line of any terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+# Files.
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a name beside `path` to write to; what was written there is synced and takes the name `path`.
+
+    So a file is the old one or the new one, whole, whatever happens in between. The suffix is kept, because libraries
+    choose a format by it.
+    """
+    beside = path.with_name(f".partial-{path.name}")
+    try:
+        yield beside
+        _sync(beside)
+        os.replace(beside, path)
+        _sync(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    if WINDOWS and path.is_dir():  # Windows does not open folders
+        return
+    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)  # Windows syncs only what is open for writing
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# Signals and exit codes.
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

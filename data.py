@@ -12,13 +12,13 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from command import InputError
-from datasets import Dataset, Shape, cache_home, cifar10, folder, mnist, printable, shapes
+from command import InputError, printable
+from sources import Dataset, Shape, cache_home, cifar10, faces, folder, mnist
 
 __all__ = ["DATASETS", "Dataset", "Shape", "batches", "batches_per_epoch", "cache_home", "checksum", "load"]
 __all__ += ["printable", "scale", "unscale"]
 
-DATASETS = ("cifar10", "mnist", "folder", "shapes")
+DATASETS = ("cifar10", "mnist", "folder", "faces")
 
 
 def load(
@@ -35,10 +35,10 @@ def load(
     """The dataset `name`, one of `DATASETS`, as pictures of `shape`, the model's (height, width, channels).
 
     data_dir: where the pictures are. "folder" needs it; "cifar10" and "mnist" are downloaded by Keras without it and
-    never touch the network with it. seed: 0 or more, draws "shapes". skip_bad: leave out the pictures of a folder that
+    never touch the network with it. seed: 0 or more, draws "faces". skip_bad: leave out the pictures of a folder that
     cannot be read. cache_dir: of a folder's decoded pictures, by default `$XDG_CACHE_HOME/dcgan_keras` or
     `~/.cache/dcgan_keras`. split: "train" or "test"; the official one of "cifar10" and "mnist", other draws of
-    "shapes", while a folder has no "test". check_cache: verify the checksum of a folder's cache. labelled: refuse a
+    "faces", while a folder has no "test". check_cache: verify the checksum of a folder's cache. labelled: refuse a
     folder without classes.
 
     Raises `InputError`, also for an option that the dataset does not use, and then leaves nothing behind.
@@ -50,13 +50,13 @@ def load(
         raise InputError(f"the model makes pictures of {shape}; datasets have (height, width, 1) or (height, width, 3)")
     if split not in ("train", "test"):
         raise InputError(f"there is no split {printable(split)}; choose train or test")
-    if name == "shapes" and data_dir is not None:
-        raise InputError("--data-dir is not for --dataset shapes, whose pictures are drawn")
+    if name == "faces" and data_dir is not None:
+        raise InputError("--data-dir is not for --dataset faces, whose pictures are drawn")
     for option, given in {"--skip-bad": skip_bad, "--check-cache": check_cache}.items():
         if given and name != "folder":
             raise InputError(f"{option} is for --dataset folder, not for {name}")
-    if name == "shapes":
-        return shapes.load(shape, seed if split == "train" else [seed, 1])
+    if name == "faces":
+        return faces.load(shape, seed if split == "train" else [seed, 1])
     if name == "folder":
         if split == "test":
             raise InputError("a folder has no test pictures; choose another dataset")

@@ -18,13 +18,14 @@ import numpy as np
 
 import command
 import data
-import distributed
-import memory
+import losses
 import models
-import training
 import two_model
 from command import InputError
-from tf1 import keras, set_seed, tf
+from losses import Loss, class_loss
+from tf1 import distributed, keras, set_seed, tf
+from training import memory
+from training import run as training
 
 # 1. Create D and G in Keras, as usual: article_generator() and article_discriminator() in models.py.
 
@@ -45,66 +46,7 @@ def article_losses(gscore, rscore, smoothing=0.1):
     return dloss, gloss
 
 
-# The article's loss has no gradient beyond log_eps(0) = -25.3, so a G that D sees through at once learns nothing more.
-# The others take D's output without a sigmoid: the same values, and a gradient however sure D is.
-
-
-def cross_entropy(logits, target):
-    """The mean of -target * log(sigmoid(logits)) - (1 - target) * log(1 - sigmoid(logits)); logits (batch, 1)."""
-    targets = target * tf.ones_like(logits)
-    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits))
-
-
-def minimax_losses(glogits, rlogits, smoothing=0.0):
-    """The value V(D, G) of Goodfellow et al. 2014, equation 1: D maximizes it, G minimizes it (not the reverse).
-
-    G's loss is the part of V that depends on G, as in their algorithm 1.
-    """
-    dloss = cross_entropy(glogits, 0) + cross_entropy(rlogits, 1 - smoothing)
-    gloss = -cross_entropy(glogits, 0)
-    return dloss, gloss
-
-
-def bce_losses(glogits, rlogits, smoothing=0.0):
-    """Binary cross-entropy, not saturating: G maximizes log D(G(z)) instead (Goodfellow et al. 2014, section 3)."""
-    dloss = cross_entropy(glogits, 0) + cross_entropy(rlogits, 1 - smoothing)
-    gloss = cross_entropy(glogits, 1)
-    return dloss, gloss
-
-
-def lsgan_losses(gscore, rscore, smoothing=0.0):
-    """Least squares, for scores of any size (Mao et al. 2016, equation 2, with a = 0 and b = c = 1)."""
-    dloss = tf.reduce_mean((rscore - (1 - smoothing)) ** 2 + gscore**2) / 2
-    gloss = tf.reduce_mean((gscore - 1) ** 2) / 2
-    return dloss, gloss
-
-
-LOSSES = {"article": article_losses, "minimax": minimax_losses, "bce": bce_losses, "lsgan": lsgan_losses}
-
-
-class Output(NamedTuple):
-    """What a loss takes of D: `activation` is that of D's last layer, `score` makes D(x) of what comes out."""
-
-    activation: str
-    score: Callable
-
-
-OUTPUTS = {
-    "article": Output("sigmoid", tf.identity),
-    "minimax": Output("linear", tf.sigmoid),
-    "bce": Output("linear", tf.sigmoid),
-    "lsgan": Output("linear", tf.identity),
-}
-SMOOTHING = {"article": 0.1, "minimax": 0.0, "bce": 0.0, "lsgan": 0.0}  # where neither source nor user says otherwise
-
-
-def class_loss(labels, logits):
-    """-L_C of AC-GAN for one batch (Odena et al. 2016, equation 3): labels (batch, 1), logits (batch, classes).
-
-    The mean negative log-likelihood of the right class.
-    """
-    right = tf.squeeze(tf.cast(labels, tf.int32), 1)
-    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=right, logits=logits))
+LOSSES = {"article": Loss(article_losses, "sigmoid", tf.identity, 0.1), **losses.LOSSES}
 
 
 def gan(
@@ -280,7 +222,7 @@ def parse(arguments: list[str] | None = None):
     arguments.size = pair.shape[0]
     arguments.loss = arguments.loss or pair.loss
     if arguments.smoothing is None:
-        arguments.smoothing = pair.smoothing if arguments.loss == pair.loss else SMOOTHING[arguments.loss]
+        arguments.smoothing = pair.smoothing if arguments.loss == pair.loss else LOSSES[arguments.loss].smoothing
     for name in ("learning_rate", "beta1", "batch_size"):
         if getattr(arguments, name) is None:
             setattr(arguments, name, getattr(pair, name))
@@ -304,9 +246,9 @@ def main(arguments: list[str] | None = None) -> int:
     job = distributed.Job() if arguments.summary else distributed.join(arguments.devices, batch_size)
     # Keras would open a session of its own for the models, and a process's first session sets up its devices for good.
     keras.backend.set_session(job.session())
-    output = OUTPUTS[arguments.loss]
+    loss = LOSSES[arguments.loss]
     if arguments.summary:
-        for model in (pair.generator(), pair.discriminator(activation=output.activation)):
+        for model in (pair.generator(), pair.discriminator(activation=loss.activation)):
             model.summary()
         for name in training.NAMED:
             print(f"{name.replace('_', ' ')}: {getattr(arguments, name)}")
@@ -323,7 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     classes = [len(dataset.classes)] if pair.with_classes else []
     with job.scope():
-        generator, discriminator = pair.generator(*classes), pair.discriminator(*classes, activation=output.activation)
+        generator, discriminator = pair.generator(*classes), pair.discriminator(*classes, activation=loss.activation)
     memory.check(generator, discriminator, arguments.batch_size, job.workers, job.replicas)
     options = {"alternating": arguments.updates == "alternating", "batch_size": batch_size}
     with job.scope():
@@ -331,10 +273,10 @@ def main(arguments: list[str] | None = None) -> int:
             RECIPES[arguments.recipe],
             generator,
             discriminator,
-            partial(LOSSES[arguments.loss], smoothing=arguments.smoothing),
+            partial(loss.function, smoothing=arguments.smoothing),
             arguments.learning_rate,
             arguments.beta1,
-            score=output.score,
+            score=loss.score,
             **(options if one_pass else {}),
         )
     per_epoch = data.batches_per_epoch(dataset, arguments.batch_size)

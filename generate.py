@@ -20,11 +20,11 @@ from PIL import Image
 
 import command
 import models
-import pictures
 from command import InputError, RunError
 from tf1 import keras, session_config, tf
-from trained import Generator, digest, load_generator, to_uint8
-from training import noise_of
+from training import pictures
+from training.generator import Generator, digest, load_generator, to_uint8
+from training.noise import noise_of
 
 MOST_SEEDS = 10_000
 MOST_FRAMES = 2000  # of a walk: its strip has them all, 100 MB of 128x128 pixels

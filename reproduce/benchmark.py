@@ -19,7 +19,6 @@ from pathlib import Path
 from statistics import median
 
 import command
-import files
 from command import InputError, RunError
 from reproduce.ways import MATRIX, RATE, VARIANTS
 from reproduce.worker import ROOT, Worker, batch
@@ -171,13 +170,13 @@ def outside_device(batch_size: int, steps: int) -> dict[str, float]:
     import models
     from dcgan_keras import gan
     from tf1 import keras, session_config, tf
-    from training import noise_for
+    from training.noise import noise_for
 
     with tf.Graph().as_default(), tf.Session(config=session_config()) as session:
         keras.backend.set_session(session)
         gan_feed = gan(models.article_generator(), models.article_discriminator(), batch_size=batch_size)
         session.run(tf.global_variables_initializer())
-        batches = data.batches(data.load("shapes", (32, 32, 3)), batch_size, (-0.5, 0.5), seed=0)
+        batches = data.batches(data.load("faces", (32, 32, 3)), batch_size, (-0.5, 0.5), seed=0)
         feed = Fetches()
         gan_feed(feed, *batch(batch_size))
         placeholders = {value.ndim: placeholder for placeholder, value in feed.feed_dict.items()}
@@ -227,7 +226,7 @@ def first_step() -> float:
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "dcgan_keras.py"), "--dataset", "shapes", "--steps", "2", "--out", folder],
+            [sys.executable, str(ROOT / "dcgan_keras.py"), "--dataset", "faces", "--steps", "2", "--out", folder],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
@@ -358,7 +357,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write(report: dict, path: Path) -> None:
-    with files.replacing(path) as beside:
+    with command.replacing(path) as beside:
         beside.write_text(json.dumps(report, indent=1) + "\n")
 
 

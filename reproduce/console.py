@@ -15,9 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 import command
-import files
-import logs
 from command import InputError
+from training import logs
 
 WINDOW = 1000  # steps of a run around a moment of the author's
 BLOCK = 250  # steps in a row of the losses in short
@@ -121,7 +120,7 @@ COLUMNS = ("first", "last", *(f"{loss}_{name}" for loss in ("dloss", "gloss") fo
 
 
 def write_spans(found: list[Span], path: Path) -> None:
-    with files.replacing(path) as beside, open(beside, "w", newline="") as file:
+    with command.replacing(path) as beside, open(beside, "w", newline="") as file:
         rows = [(s.first, s.last, *(f"{value:.4f}" for value in (*s.dloss, *s.gloss))) for s in found]
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
 
@@ -213,7 +212,7 @@ def write_table(table: list[tuple[Moment, Span | None]], path: Path) -> None:
             row += [f"{value:.4f}" for value in (min(values), np.median(values), max(values))]
         row += [span.first, span.last, *(f"{value:.4f}" for value in (*span.dloss, *span.gloss))] if span else []
         rows.append(row + [""] * (len(header) - len(row)))
-    with files.replacing(path) as beside, open(beside, "w", newline="") as file:
+    with command.replacing(path) as beside, open(beside, "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 

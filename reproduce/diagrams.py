@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from files import replacing
+from command import replacing
 from tf1 import keras, session_config, tf
 
 # Reading the graph.

@@ -28,16 +28,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import checkpoints
 import command
 import data
-import files
 import models
-import training
 from command import InputError
-from datasets import cache_home
+from sources import cache_home
 from tf1 import keras, session_config, set_seed, tf
-from trained import load_generator
+from training import checkpoints
+from training.generator import load_generator
+from training.noise import noise_for
 
 layers = keras.layers
 
@@ -199,7 +198,7 @@ def cached_classifier(dataset: data.Dataset, seed: int) -> list[np.ndarray]:
     file = io.BytesIO()
     np.savez(file, *weights)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(path) as beside:
+    with command.replacing(path) as beside:
         beside.write_bytes(hashlib.sha256(file.getvalue()).hexdigest().encode() + file.getvalue())
     return weights
 
@@ -266,7 +265,7 @@ def samples(
     with tf.Graph().as_default(), tf.Session(config=session_config()) as sess:
         keras.backend.set_session(sess)
         generator = load_generator(path, model, batch_statistics)
-        noise = training.noise_for(seed, 0, -(-count // size) * size, generator.latent)
+        noise = noise_for(seed, 0, -(-count // size) * size, generator.latent)
         labels = np.arange(len(noise)) % generator.classes if generator.classes else None
         images = generator.pictures(noise, 0 if labels is None else labels, batch=size)[:count]
     return reduced(images), labels if labels is None else labels[:count]
@@ -362,7 +361,7 @@ def main(arguments: list[str] | None = None) -> int:
             rows.append((name, "" if step is None else step, len(images), *written))
             print(LINE.format(*rows[-1]), flush=True)
             if arguments.out:  # after every line: the next may take minutes
-                with files.replacing(arguments.out) as beside, open(beside, "w", newline="") as file:
+                with command.replacing(arguments.out) as beside, open(beside, "w", newline="") as file:
                     csv.writer(file, lineterminator="\n").writerows([FIELDS, *rows])
 
         measure("real, held out", None, train.images[held_out[:count]], train.labels[held_out[:count]])

@@ -26,16 +26,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-import checkpoints
 import command
 import dcgan_keras
-import files
 import models
-import pictures
 from command import InputError
 from reproduce import console, diagrams
 from tf1 import keras, session_config, tf
-from trained import digest, load_generator
+from training import checkpoints, pictures
+from training import folder as files
+from training.generator import digest, load_generator
 
 TILES, COLUMNS, SCALE = 31, 7, 3  # of the article's figure
 STRIP = 10  # tiles in a row of the strip
@@ -315,7 +314,7 @@ def main(arguments: list[str] | None = None) -> int:
     if runs[1:]:
         texts["last_console.md"] = console.last_console({each.name: each.spans for each in runs})
     for name, text in texts.items():
-        with files.replacing(out / name) as beside:
+        with command.replacing(out / name) as beside:
             beside.write_text(text)
     print(texts["console.md"])
     written += ["console.csv", *texts]

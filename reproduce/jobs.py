@@ -58,10 +58,9 @@ def work_in_job(batch_size: int, workers: int) -> int:
     gradients.
     """
     out = answers()
-    import distributed
     import models
     from dcgan_keras import gan
-    from tf1 import keras, session_config, tf
+    from tf1 import distributed, keras, session_config, tf
 
     def build(job):
         networks = models.article_generator(), models.article_discriminator()

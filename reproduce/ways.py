@@ -62,8 +62,9 @@ def article(batch_size: int = 32, width: int = 1) -> Step:
     """This project's step, `dcgan_keras.gan()`, set up as the command does."""
     import models
     from dcgan_keras import gan
-    from layers import ConcatDiff, Conv2D, Conv2DTranspose
+    from models import ConcatDiff
     from tf1 import keras, session_config, tf
+    from tf1.layers import Conv2D, Conv2DTranspose
 
     session = tf.Session(config=session_config(batch_size))
     keras.backend.set_session(session)

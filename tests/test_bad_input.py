@@ -11,7 +11,7 @@ from conftest import ROOT, bad_input
 from PIL import Image
 
 import models
-from datasets import cifar10, mnist
+from sources import cifar10, mnist
 
 CIFAR = "cifar-10-batches-py"
 
@@ -122,7 +122,7 @@ def climbing_tar():
 def test_a_download_with_a_wrong_checksum_is_neither_unpacked_nor_read(name, content, downloads, dcgan, tmp_path):
     downloads(name, content)
     line = bad_input(dcgan("--dataset", name, *TINY))
-    assert f"{name} could not be downloaded" in line and "--dataset shapes" in line
+    assert f"{name} could not be downloaded" in line and "--dataset faces" in line
     assert "hash does not match" in line or not content
     kept = {path.name for path in (tmp_path / "home").rglob("*") if path.is_file()}
     assert kept <= {"cifar-10-batches-py.tar.gz", "mnist.npz", "keras.json"}  # as it came

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from test_survival import step_of
 from test_training import ARTICLE, SHORT, same_bits, state
 
-import checkpoints
 import command
 import data
-import files
 import models
 from tf1 import tf
+from training import checkpoints
+from training import folder as files
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_a_disk_without_room_for_the_checkpoints_is_refused_before_the_first_ste
 def test_run_json_says_what_the_run_is_and_how_far(dcgan, tmp_path):
     dcgan(*SHORT, "--steps", 2)
     run = checkpoints.read_run(tmp_path / "run")
-    expected = {"model": "tiny", "size": 32, "dataset": "shapes", "loss": "article", "smoothing": 0.1, "seed": 0}
+    expected = {"model": "tiny", "size": 32, "dataset": "faces", "loss": "article", "smoothing": 0.1, "seed": 0}
     expected |= {"recipe": "one-pass", "updates": "simultaneous", "learning_rate": 1e-4, "beta1": 0.2, "devices": 1}
     expected |= {"pixels": [-0.5, 0.5], "batch_size": 4, "pictures": 10_000, "step": 2, "steps": 2}
     assert {name: run[name] for name in expected} == expected

@@ -55,4 +55,4 @@ def test_the_script_runs_the_readmes_commands(system, folder, python, tmp_path):
     assert lint == [f".venv-test/{folder}/ruff format --check .", f".venv-test/{folder}/ruff check ."]
     venv, pip, training = called("run")
     assert venv == f"{python} -m venv .venv" and pip.startswith(f".venv/{folder}/pip install ")
-    assert training.startswith(f".venv/{folder}/python dcgan_keras.py --dataset shapes ")
+    assert training.startswith(f".venv/{folder}/python dcgan_keras.py --dataset faces ")

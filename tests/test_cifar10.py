@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import data
 from command import InputError
-from datasets import cifar10, official
+from sources import cifar10, official
 
 CIFAR = "cifar-10-batches-py"
 

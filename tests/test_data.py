@@ -94,11 +94,11 @@ def test_an_unknown_dataset_is_refused_by_name():
 
 
 def test_a_model_of_four_channels_is_refused():
-    refused("(8, 8, 4)", name="shapes", shape=(8, 8, 4))
+    refused("(8, 8, 4)", name="faces", shape=(8, 8, 4))
 
 
 def test_an_unknown_split_is_refused_and_a_folder_has_no_test_pictures(tmp_path):
-    refused("no split valid", name="shapes", shape=RGB32, split="valid")
+    refused("no split valid", name="faces", shape=RGB32, split="valid")
     refused("no test pictures", name="folder", shape=RGB32, data_dir=tmp_path, split="test")
 
 
@@ -118,9 +118,9 @@ def test_the_checksum_is_of_every_picture_label_and_shape():
 @pytest.mark.parametrize(
     "option, name, value",
     [
-        ("--data-dir", "shapes", {"data_dir": "pictures"}),
+        ("--data-dir", "faces", {"data_dir": "pictures"}),
         ("--skip-bad", "cifar10", {"skip_bad": True}),
-        ("--skip-bad", "shapes", {"skip_bad": True}),
+        ("--skip-bad", "faces", {"skip_bad": True}),
         ("--check-cache", "mnist", {"check_cache": True}),
     ],
 )

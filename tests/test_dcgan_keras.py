@@ -8,13 +8,13 @@ from conftest import ROOT, bad_input
 from PIL import Image
 from test_training import EVERY_FEW, SHORT, same_bits, state
 
-import logs
 import models
-import training
 from command import InputError
 from dcgan_keras import LOSSES, OUTPUTS, SMOOTHING, article_losses, class_loss, gan, log_eps
 from reproduce.benchmark import Fetches
 from tf1 import keras, tf
+from training import logs
+from training.noise import feed_for
 
 
 def ancestors(fetches):
@@ -320,7 +320,7 @@ def test_class_losses_are_added_to_both_sides(sess):
     sess.run(tf.global_variables_initializer())
     for layer in (discriminator.get_layer("score"), discriminator.get_layer("classes")):
         layer.set_weights([np.zeros_like(weight) for weight in layer.get_weights()])
-    noise = training.feed_for(generator, 0, 1, 4, 5)
+    noise = feed_for(generator, 0, 1, 4, 5)
     losses = gan_feed(sess, np.zeros((4, 28, 28, 1)), noise, np.array([0, 4, 2, 2]))
     assert losses == pytest.approx([np.log(4) + 2 * np.log(5), np.log(2) + 2 * np.log(5)])
 
@@ -331,7 +331,7 @@ def test_with_classes_every_moving_average_moves(sess):
     sess.run(tf.global_variables_initializer())
     averages = [weight for weight in generator.weights if "moving" in weight.name]
     before = sess.run(averages)
-    gan_feed(sess, np.zeros((4, 28, 28, 1)), training.feed_for(generator, 0, 1, 4, 10), np.zeros(4))
+    gan_feed(sess, np.zeros((4, 28, 28, 1)), feed_for(generator, 0, 1, 4, 10), np.zeros(4))
     assert len(averages) == 4
     for old, new in zip(before, sess.run(averages), strict=True):
         assert (old != new).all()
@@ -478,7 +478,7 @@ def test_acgan_needs_classes(dcgan, pictures):
 
 
 def test_a_run_with_dropout_and_classes_resumes_to_the_last_bit(dcgan, tmp_path):
-    run = ("--dataset", "shapes", "--model", "acgan32", "--batch-size", 2, *EVERY_FEW)
+    run = ("--dataset", "faces", "--model", "acgan32", "--batch-size", 2, *EVERY_FEW)
     assert dcgan(*run, "--out", "whole", "--steps", 4).returncode == 0
     for steps in (2, 4):
         assert dcgan(*run, "--out", "parts", "--steps", steps).returncode == 0
@@ -500,6 +500,6 @@ def test_models_are_built_in_a_session_with_the_projects_settings(dcgan, monkeyp
         raise InputError("this is far enough")
 
     monkeypatch.setitem(models.MODELS, "tiny", tiny._replace(generator=generator))
-    result = dcgan("--model", "tiny", "--dataset", "shapes")
+    result = dcgan("--model", "tiny", "--dataset", "faces")
     assert result.returncode == 2
     assert seen == [True]

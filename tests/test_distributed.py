@@ -17,13 +17,11 @@ import pytest
 from conftest import ROOT, bad_input
 from test_survival import contents, everything_opens, step_of
 
-import cluster
 import command
 import dcgan_keras
-import distributed
-import files
-import logs
-from tf1 import cores, tf
+from tf1 import cluster, cores, distributed, tf
+from training import folder as files
+from training import logs
 
 TIMEOUT = 900  # seconds for what takes ten on an idle machine
 STATE = """
@@ -128,7 +126,7 @@ def agrees(ours, theirs):
 
 # One batch in parts.
 
-PLAIN = ("--dataset", "shapes", "--model", "plain", "--batch-size", 32)
+PLAIN = ("--dataset", "faces", "--model", "plain", "--batch-size", 32)
 
 
 @pytest.mark.parametrize("options", [(), ("--updates", "alternating")])
@@ -140,7 +138,7 @@ def test_two_devices_end_as_one_with_the_same_batch(options, tmp_path, dcgan):
 
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path, dcgan):
     """Where the number stays the same, to the same bits."""
-    run = ("--dataset", "shapes", "--model", "tiny", "--batch-size", 8)
+    run = ("--dataset", "faces", "--model", "tiny", "--batch-size", 8)
     assert dcgan(*run, "--devices", 2, "--steps", 6, "--out", "whole").returncode == 0
     for steps in (3, 6):
         assert dcgan(*run, "--devices", 2, "--steps", steps, "--out", "pieces").returncode == 0
@@ -153,7 +151,7 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path, dcgan):
 @pytest.mark.parametrize("gpus", [0, 8])
 def test_one_device_is_the_default(gpus, monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind] * gpus)
-    arguments = dcgan_keras.parse(["--dataset", "shapes"])
+    arguments = dcgan_keras.parse(["--dataset", "faces"])
     job = distributed.join(arguments.devices, 32)
     assert (job.replicas, job.strategy, job.gpus) == (1, None, min(gpus, 1))
     config = job.config()
@@ -169,7 +167,7 @@ def test_all_devices_are_asked_for(monkeypatch):
 
 
 def test_a_batch_that_does_not_divide_among_the_devices_is_refused(dcgan, tmp_path):
-    line = bad_input(dcgan("--dataset", "shapes", "--model", "tiny", "--batch-size", 32, "--devices", 3))
+    line = bad_input(dcgan("--dataset", "faces", "--model", "tiny", "--batch-size", 32, "--devices", 3))
     assert line == "error: --batch-size 32 is for all devices together and cannot be divided among 3\n"
     assert not list(tmp_path.iterdir())
 
@@ -184,7 +182,7 @@ def test_devices_are_named(monkeypatch):
 
 @pytest.mark.parametrize("options", [(), pytest.param(("--updates", "alternating"), marks=pytest.mark.long)])
 def test_classes_on_two_devices(options, tmp_path, dcgan):
-    run = ("--dataset", "shapes", "--model", "acgan32", "--batch-size", 4, "--devices", 2, "--steps", 1)
+    run = ("--dataset", "faces", "--model", "acgan32", "--batch-size", 4, "--devices", 2, "--steps", 1)
     assert dcgan(*run, *options, "--out", "run").returncode == 0
     everything_opens(tmp_path / "run")
 
@@ -209,7 +207,7 @@ def test_every_replica_has_its_own_dropout(graph, sess):
 
 
 def test_three_workers_hold_equal_weights_after_steps_of_the_articles_networks(tmp_path):
-    with Running(tmp_path, 3, "--dataset", "shapes", "--model", "article", "--steps", 6, "--batch-size", 12) as job:
+    with Running(tmp_path, 3, "--dataset", "faces", "--model", "article", "--steps", 6, "--batch-size", 12) as job:
         states = job.ends_well()
     assert len(states) == 3 and len(set(states)) == 1
     everything_opens(job.folders[0] / "run")
@@ -386,7 +384,7 @@ def test_a_wrong_TF_CONFIG_is_one_line(text, words):
 
 def test_the_command_refuses_a_wrong_TF_CONFIG(dcgan, monkeypatch, tmp_path):
     monkeypatch.setenv("TF_CONFIG", "{")
-    assert bad_input(dcgan("--dataset", "shapes", "--model", "tiny")).startswith("error: TF_CONFIG ")
+    assert bad_input(dcgan("--dataset", "faces", "--model", "tiny")).startswith("error: TF_CONFIG ")
     assert not list(tmp_path.iterdir())
 
 
@@ -420,12 +418,12 @@ def test_a_port_in_use_is_one_line(dcgan, monkeypatch, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         monkeypatch.setenv("TF_CONFIG", config([f"127.0.0.1:{port}"], 0))
-        line = bad_input(dcgan("--dataset", "shapes", "--model", "tiny"))
+        line = bad_input(dcgan("--dataset", "faces", "--model", "tiny"))
     assert line.startswith(f"error: TF_CONFIG gives worker 0 the address 127.0.0.1:{port}; is its port in use here?")
 
 
 def test_a_cluster_of_one(dcgan, monkeypatch, tmp_path):
-    run = ("--dataset", "shapes", "--model", "tiny", "--steps", 3, "--batch-size", 4, "--out")
+    run = ("--dataset", "faces", "--model", "tiny", "--steps", 3, "--batch-size", 4, "--out")
     assert dcgan(*run, "alone").returncode == 0
     monkeypatch.setenv("TF_CONFIG", config([], 0, "chief", chief=[f"127.0.0.1:{free_ports(1)[0]}"]))
     assert dcgan(*run, "job").returncode == 0
@@ -435,4 +433,4 @@ def test_a_cluster_of_one(dcgan, monkeypatch, tmp_path):
 @pytest.mark.parametrize("options", [("--recipe", "two-model"), ("--devices", 2)])
 def test_what_a_worker_cannot_do_is_one_line(options, dcgan, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", config(["127.0.0.1:4000"], 0))
-    assert options[0] in bad_input(dcgan("--dataset", "shapes", "--model", "tiny", *options))
+    assert options[0] in bad_input(dcgan("--dataset", "faces", "--model", "tiny", *options))

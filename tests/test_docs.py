@@ -194,12 +194,12 @@ def stand_ins(tmp_path, monkeypatch):
     def drawn(name, *arguments, data_dir=None, **options):
         if name not in ("cifar10", "mnist"):
             return load(name, *arguments, data_dir=data_dir, **options)
-        return load("shapes", *arguments, **options)._replace(name=name)
+        return load("faces", *arguments, **options)._replace(name=name)
 
     monkeypatch.setattr(data, "load", drawn)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "pictures"
-    for k, image in enumerate(load("shapes", (32, 32, 3)).images[:16]):
+    for k, image in enumerate(load("faces", (32, 32, 3)).images[:16]):
         path = folder / f"class {k % 2}" / f"{k}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)

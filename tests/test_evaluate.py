@@ -150,7 +150,7 @@ def few_shapes(monkeypatch):
 
 def test_the_classifier_learns_and_comes_from_the_cache(few_shapes, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    shapes = few_shapes("shapes", (16, 16, 1))
+    shapes = few_shapes("faces", (16, 16, 1))
     trained = []
     train = evaluate.train_classifier
     monkeypatch.setattr(evaluate, "train_classifier", lambda *a: trained.append(a) or train(*a))
@@ -201,7 +201,7 @@ def test_the_table_has_real_pictures_and_a_line_for_each_file(run, few_shapes, t
     paths = [tmp_path / "generator_000500.h5", tmp_path / "other.h5"]
     for seed, path in enumerate(paths):
         tiny_weights(path, seed)
-    options = ["--dataset", "shapes", "--model", "tiny", "--samples", 200, "--weights", *paths]
+    options = ["--dataset", "faces", "--model", "tiny", "--samples", 200, "--weights", *paths]
     first = run(*options, "--out", tmp_path / "quality.csv")
     assert first.returncode == 0, first.stderr
     assert "% of 1000 test pictures" in first.stdout
@@ -213,7 +213,7 @@ def test_the_table_has_real_pictures_and_a_line_for_each_file(run, few_shapes, t
     for numbers in generated:  # untrained: nothing like real pictures
         assert numbers[0] > 3 * real[0] and numbers[1] < real[1]
 
-    (tmp_path / "run.json").write_text(json.dumps({"model": "tiny", "dataset": "shapes"}))  # in place of two options
+    (tmp_path / "run.json").write_text(json.dumps({"model": "tiny", "dataset": "faces"}))  # in place of two options
     options = ["--samples", 200, "--weights", *paths]
     again = run(*options, "--batch-statistics", "--out", tmp_path / "batch.csv")
     assert "classifier's loss" not in again.stdout  # from the cache
@@ -244,7 +244,7 @@ def test_generators_with_classes_are_measured_by_class(run, few_shapes, tmp_path
     pair = models.MODELS["article"]._replace(generator=conditional, with_classes=True, pixels=(0.0, 1.0))
     monkeypatch.setitem(models.MODELS, "classes", pair)
     monkeypatch.setattr(evaluate, "cached_classifier", lambda *_: None)
-    shapes = few_shapes("shapes", (32, 32, 3))
+    shapes = few_shapes("faces", (32, 32, 3))
     examples = shapes.images[:10] / 255  # labels are 0 to 9
 
     def features(*_):
@@ -266,7 +266,7 @@ def test_generators_with_classes_are_measured_by_class(run, few_shapes, tmp_path
             embedding = next(layer for layer in generator.layers if isinstance(layer, keras.layers.Embedding))
             embedding.set_weights([examples[list(order)].reshape(10, -1)])
             generator.save_weights(path, save_format="h5")
-    options = ["--dataset", "shapes", "--model", "classes", "--samples", 100, "--out", tmp_path / "q.csv"]
+    options = ["--dataset", "faces", "--model", "classes", "--samples", 100, "--out", tmp_path / "q.csv"]
     result = run(*options, "--weights", *paths)
     assert result.returncode == 0, result.stderr
     with open(tmp_path / "q.csv", newline="") as file:
@@ -284,7 +284,7 @@ def test_files_of_no_weights_or_of_another_model_are_refused(run, few_shapes, tm
         sess.run(tf.global_variables_initializer())
         other.save_weights(tmp_path / "other.h5", save_format="h5")
     for name, word in (("empty.h5", "not an HDF5 file"), ("other.h5", "not have the weights of this model")):
-        assert word in bad_input(run("--dataset", "shapes", "--model", "tiny", "--weights", tmp_path / name))
+        assert word in bad_input(run("--dataset", "faces", "--model", "tiny", "--weights", tmp_path / name))
 
 
 def test_weights_are_read_as_carefully_as_anywhere(run, few_shapes, tmp_path):
@@ -295,7 +295,7 @@ def test_weights_are_read_as_carefully_as_anywhere(run, few_shapes, tmp_path):
         name = layer.attrs["weight_names"][0]
         layer.move(name, "elsewhere")
         layer[name] = h5py.SoftLink(f"{layer.name}/elsewhere")
-    options = ["--dataset", "shapes", "--model", "tiny", "--samples", 20]
+    options = ["--dataset", "faces", "--model", "tiny", "--samples", 20]
     assert "links in place of weights" in bad_input(run(*options, "--weights", tmp_path / "g.h5"))
 
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
-import cluster
 import dcgan_keras
+from tf1 import cluster
 
 EXAMPLES = ROOT / "examples"
 DOCKERFILE = (EXAMPLES / "Dockerfile").read_text()

@@ -14,7 +14,7 @@ from dcgan_keras import article_losses, gan
 from reproduce import console, diagrams, figures
 from reproduce.diagrams import Application, Loss, Run
 from tf1 import keras, set_seed, tf
-from trained import load_generator
+from training.generator import load_generator
 
 layers = keras.layers
 

@@ -10,17 +10,17 @@ from test_survival import TINY, step_of
 from test_training import SHORT
 
 import command
-import files
+from training import folder as files
 
 
 def test_replacing_gives_the_whole_new_file_or_keeps_the_old_one(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), files.replacing(path) as beside:
+    with pytest.raises(RuntimeError), command.replacing(path) as beside:
         beside.write_text("half of the n")
         raise RuntimeError
     assert path.read_text() == "old"
-    with files.replacing(path) as beside:
+    with command.replacing(path) as beside:
         beside.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"

@@ -21,7 +21,7 @@ from PIL import Image
 
 import data
 from command import InputError
-from datasets import folder as reader
+from sources import folder as reader
 
 
 @pytest.fixture
@@ -688,7 +688,7 @@ def test_the_cache_is_private(folder, cache, load_folder):
 
 PEAK = """
 import sys, threading, time, data
-from datasets import folder
+from sources import folder
 
 folder.QUIET = 1e9  # a progress bar would load TensorFlow
 peak = 0

@@ -20,9 +20,9 @@ from test_weights import filled
 
 import generate
 import models
-import pictures
-import trained
 from tf1 import keras, tf
+from training import generator as trained
+from training import pictures
 
 layers = keras.layers
 CLASSES = 3

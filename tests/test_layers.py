@@ -3,9 +3,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-import layers
 import models
-from tf1 import keras, tf
+from tf1 import keras, layers, tf
 
 stock = keras.layers
 
@@ -102,7 +101,7 @@ def test_a_fast_layer_equals_its_stock_layer(kind, case, shape, training, sess):
 
 @pytest.mark.parametrize("channels", [1, 24])
 def test_concat_diff_equals_plain_tensorflow_in_both_directions(channels, sess):
-    agree(layers.ConcatDiff(), StockConcatDiff(), (4, 6, channels), sess, batch_sizes=(1, 2, 32))
+    agree(models.ConcatDiff(), StockConcatDiff(), (4, 6, channels), sess, batch_sizes=(1, 2, 32))
 
 
 def test_the_shortcuts_are_taken_where_they_should_be():
@@ -154,7 +153,7 @@ def with_stock_layers(model):
 
     def clone(layer):
         kind = type(layer).__name__
-        if isinstance(layer, layers.ConcatDiff):
+        if isinstance(layer, models.ConcatDiff):
             return StockConcatDiff(name=layer.name)
         return getattr(stock, kind).from_config(layer.get_config())
 

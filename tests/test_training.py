@@ -13,16 +13,16 @@ from PIL import Image
 import command
 import data
 import dcgan_keras
-import files
-import logs
 import models
-import training
-import weights
 from reproduce import evaluate
 from tf1 import keras, tf
+from training import folder as files
+from training import logs, weights
+from training import run as training
+from training.noise import noise_for, noise_of, sample_feed
 
 EVERY_FEW = ("--sample-every", "3", "--checkpoint-every", "4")
-SHORT = ("--dataset", "shapes", "--batch-size", "4", *EVERY_FEW, "--out", "run", "--model", "tiny")
+SHORT = ("--dataset", "faces", "--batch-size", "4", *EVERY_FEW, "--out", "run", "--model", "tiny")
 FAST = ("--learning-rate", "1e-3", "--steps", "200")
 ARTICLE = (*SHORT[:-1], "article")
 
@@ -40,15 +40,15 @@ def same_bits(a, b):
 
 
 def test_noise_depends_on_seed_and_step_alone():
-    noise = training.noise_for(1, 7, 4, (100,))
+    noise = noise_for(1, 7, 4, (100,))
     assert noise.shape == (4, 100) and noise.dtype == np.float32
-    np.testing.assert_array_equal(noise, training.noise_for(1, 7, 4, (100,)))
-    assert (noise != training.noise_for(1, 8, 4, (100,))).all()
-    assert (noise != training.noise_for(2, 7, 4, (100,))).all()
+    np.testing.assert_array_equal(noise, noise_for(1, 7, 4, (100,)))
+    assert (noise != noise_for(1, 8, 4, (100,))).all()
+    assert (noise != noise_for(2, 7, 4, (100,))).all()
 
 
 def test_noise_is_standard_normal():
-    noise = training.noise_for(0, 1, 1000, (100,))
+    noise = noise_for(0, 1, 1000, (100,))
     assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01
 
 
@@ -235,14 +235,14 @@ def test_a_resumed_bar_counts_from_the_step_it_is_at(dcgan):
 
 
 def test_tile_k_of_a_grid_is_seed_k(graph):
-    feed = training.sample_feed(models.article_generator(), 0)
+    feed = sample_feed(models.article_generator(), 0)
     assert feed.shape == (64, 100)
     for seed in (0, 5, 63):
-        np.testing.assert_array_equal(feed[seed], training.noise_of(seed, (100,)))
+        np.testing.assert_array_equal(feed[seed], noise_of(seed, (100,)))
         np.testing.assert_array_equal(feed[seed], np.random.default_rng(seed).standard_normal(100, dtype=np.float32))
-    labels, noise = training.sample_feed(models.MODELS["acgan28"].generator(10), 10)
+    labels, noise = sample_feed(models.MODELS["acgan28"].generator(10), 10)
     assert labels[:, 0].tolist() == [row for row in range(10) for _ in range(8)]
-    np.testing.assert_array_equal(noise[8 * 3 + 5], training.noise_of(5, noise.shape[1:]))
+    np.testing.assert_array_equal(noise[8 * 3 + 5], noise_of(5, noise.shape[1:]))
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def closer_to_the_data(out, dataset, monkeypatch):
     monkeypatch.setattr(evaluate, "BATCH", 50)
     monkeypatch.setattr(evaluate, "EPOCHS", 2)
     classifier = evaluate.train_classifier(dataset, 0)
-    noise = np.stack([training.noise_of(seed, (100,)) for seed in range(1000)])
+    noise = np.stack([noise_of(seed, (100,)) for seed in range(1000)])
     made = {"one colour": np.broadcast_to(dataset.images.mean((0, 1, 2)).astype(np.uint8), (1000, 32, 32, 3))}
     with tf.Graph().as_default(), tf.Session() as sess:
         keras.backend.set_session(sess)
@@ -283,9 +283,9 @@ def closer_to_the_data(out, dataset, monkeypatch):
 
 
 def test_200_steps_on_shapes_bring_samples_closer_to_the_data(run_command, tmp_path, monkeypatch):
-    result = run_command("dcgan_keras.py", "--dataset", "shapes", *FAST)
+    result = run_command("dcgan_keras.py", "--dataset", "faces", *FAST)
     assert result.returncode == 0 and result.stderr == ""
-    closer_to_the_data(tmp_path / "samples" / "shapes", data.load("shapes", (32, 32, 3)), monkeypatch)
+    closer_to_the_data(tmp_path / "samples" / "faces", data.load("faces", (32, 32, 3)), monkeypatch)
 
 
 def test_200_steps_on_real_cifar10_bring_samples_closer_to_the_data(run_command, tmp_path, monkeypatch, real_data):

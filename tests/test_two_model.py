@@ -7,11 +7,11 @@ from test_training import EVERY_FEW, same_bits, state
 
 import models
 from dcgan_keras import LOSSES, OUTPUTS, gan
-from layers import SeededDropout
 from tf1 import keras, tf
+from tf1.layers import SeededDropout
 from two_model import two_model
 
-RUN = ("--dataset", "shapes", "--batch-size", "4", *EVERY_FEW, "--model", "tiny", "--recipe", "two-model")
+RUN = ("--dataset", "faces", "--batch-size", "4", *EVERY_FEW, "--model", "tiny", "--recipe", "two-model")
 
 
 def batch():

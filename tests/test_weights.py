@@ -15,9 +15,9 @@ from conftest import ROOT, tiny_pair
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import weights
 from command import InputError
 from tf1 import keras, tf
+from training import weights
 
 
 def filled(model, seed=0):
@@ -151,7 +151,7 @@ def test_a_file_of_keras_3_is_refused_with_what_to_do(model, tmp_path):
 
 
 def test_a_checkpoint_is_refused_with_where_the_weights_are(model, tmp_path):
-    import checkpoints
+    from training import checkpoints
 
     checkpoints.save_checkpoint(tmp_path, keras.backend.get_session(), 7, {})
     refused(model, tmp_path / "checkpoint_000007.h5", "checkpoint", "generator.h5")

@@ -8,22 +8,20 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-import distributed
-import weights
-from command import InputError, RunError
-from files import (
+from command import InputError, RunError, replacing
+from tf1 import distributed, keras, tf
+from training import weights
+from training.folder import (
     check_name,
     check_room,
     checkpoints,
     copy,
     last_checkpoint,
     numbered,
-    replacing,
     set_aside,
     sha256,
     step_of,
 )
-from tf1 import keras, tf
 
 HEADER = 512  # bytes in front of a checkpoint's HDF5 part, for its checksum
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from command import InputError
-from datasets import Dataset, official, printable
+from command import InputError, printable
+from sources import Dataset, official
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 

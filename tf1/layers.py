@@ -181,35 +181,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return tf.reshape(outputs, (-1, *inputs.shape[1:]))
 
 
-@tf.custom_gradient
-def _concat_diff(x):
-    """TensorFlow's own gradient of this takes twice as many passes over x."""
-    difference = x - tf.reduce_mean(x, axis=0)
-
-    def gradient(dy):
-        dx, dd = tf.split(dy, [x.shape[-1], 1], axis=-1)
-        dd = tf.sign(difference) * (dd / x.shape[-1])
-        return dx + (dd - tf.reduce_mean(dd, axis=0))
-
-    return tf.concat([x, tf.reduce_mean(tf.abs(difference), axis=-1, keepdims=True)], axis=-1), gradient
-
-
-@keras.utils.register_keras_serializable("dcgan")
-class ConcatDiff(keras.layers.Layer):
-    """The article's minibatch discrimination: one more channel, how unlike the rest of its batch a picture is.
-
-    (batch, height, width, channels) -> (batch, height, width, channels + 1); the new channel is the mean over channels
-    of |x - mean over the batch of x|. A generator that makes only one picture gives itself away by zeros there.
-    Source: `concat_diff` of the author's program; the idea is from Salimans et al. 2016, section 3.2.
-    """
-
-    def call(self, x):
-        return _concat_diff(x)
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], input_shape[-1] + 1)
-
-
 # What is random inside a network.
 
 

@@ -5,8 +5,7 @@ import stat
 import warnings
 from pathlib import Path
 
-from command import InputError
-from datasets import printable
+from command import InputError, printable
 
 
 def download(name: str, **file: str | bool) -> Path:
@@ -25,7 +24,7 @@ def download(name: str, **file: str | bool) -> Path:
         reason = printable(" ".join(str(error).split())) or type(error).__name__
         raise InputError(
             f"{name} could not be downloaded ({reason}); name a folder that has it with --data-dir, "
-            "or use --dataset shapes, which needs no download"
+            "or use --dataset faces, which needs no download"
         ) from error
 
 

@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 import command
-from cluster import Task, Watch, task_of
 from command import InputError, RunError, one_line
 from tf1 import cores, session_config, tf
+from tf1.cluster import Task, Watch, task_of
 
 SUM, MEAN = tf.distribute.ReduceOp.SUM, tf.distribute.ReduceOp.MEAN
 NOTE = 8192  # bytes that each worker has for a note to the others

@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import h5py
@@ -26,6 +27,7 @@ try:
 except ImportError:  # Windows
     resource = None
 
+ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 20  # of computing; a file of 2.6 GB takes a few
 DAMAGED = "is damaged: the HDF5 library cannot read it"
 
@@ -95,8 +97,9 @@ def read(path: str | os.PathLike) -> list[LayerWeights]:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     try:
         reader = subprocess.run(
-            [sys.executable, __file__, os.path.abspath(path)],
+            [sys.executable, "-m", "training.weights", os.path.abspath(path)],
             stdin=subprocess.DEVNULL,
+            cwd=ROOT,
             capture_output=True,
             # NumPy's threads reserve address space by the core, which counts against the bound
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},

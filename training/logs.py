@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import pictures
-from command import RunError
-from files import numbered, replacing, writing
+from command import RunError, replacing
 from tf1 import tf
+from training import pictures
+from training.folder import numbered, writing
 
 COLUMNS = 8  # of a grid
 MOST_FRAMES, LARGEST_FRAME = 120, 640  # of the film; pixels. With 128 colours that is at most some 40 MB

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from command import InputError
-from datasets import Dataset, official, printable
+from command import InputError, printable
+from sources import Dataset, official
 
 # As in tf_keras.datasets, so that both share one cache.
 DOWNLOAD = {

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-from files import replacing
+from command import replacing
 
 
 def grid(images: np.ndarray, columns: int | None = None, scale: int = 1, gap: int = 1) -> Image.Image:

@@ -21,8 +21,3 @@ class Dataset(NamedTuple):
 def cache_home() -> Path:
     """The folder of everything that is computed once: `$XDG_CACHE_HOME/dcgan_keras` or `~/.cache/dcgan_keras`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "dcgan_keras")
-
-
-def printable(text: str) -> str:
-    """`text`, for example a file name in any encoding, made safe to print on one line of any terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from command import InputError, RunError, one_line
+from command import WINDOWS, InputError, RunError, one_line
 
 try:
     import fcntl
@@ -21,41 +21,11 @@ try:
 except ImportError:  # everything else
     msvcrt = None
 
-WINDOWS = os.name == "nt"
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a name beside `path` to write to; what was written there is synced and takes the name `path`.
-
-    So a file is the old one or the new one, whole, whatever happens in between. The suffix is kept, because libraries
-    choose a format by it.
-    """
-    beside = path.with_name(f".partial-{path.name}")
-    try:
-        yield beside
-        _sync(beside)
-        os.replace(beside, path)
-        _sync(path.parent)
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-
 
 def clear_partial(folder: Path) -> None:
     """Remove what a killed process left of `replacing` in a folder that no other process writes to."""
     for beside in folder.glob(".partial-*"):
         beside.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    if WINDOWS and path.is_dir():  # Windows does not open folders
-        return
-    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)  # Windows syncs only what is open for writing
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sha256(file: BinaryIO) -> "hashlib._Hash":

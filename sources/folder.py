@@ -18,8 +18,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from command import InputError
-from datasets import Dataset, Shape, cache_home, printable
+from command import InputError, printable
+from sources import Dataset, Shape, cache_home
 
 MAX_PIXELS = 2**26  # of one picture: 67 million, up to 0.5 GB while it is decoded
 VERSION = 2  # of the cache; changes whenever `picture` makes other pixels

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-import checkpoints
 import data
 import models
-import weights
 from command import InputError
 from tf1 import keras, tf
-from training import noise_of
+from training import checkpoints, weights
+from training.noise import noise_of
 
 BATCH = 64
 
