@@ -104,15 +104,84 @@ def _sync(path: Path) -> None:
 # Signals and exit codes.
 
 
+# What a person or a system sends to end a job: Ctrl-C, kill, a closed terminal, Slurm's --signal, a limit of CPU time.
+ENDING = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")
+    if hasattr(signal, name)
+]
+
+
+@contextlib.contextmanager
+def handled(handler: Callable) -> Iterator[None]:
+    """Within it, `handler` gets the signals that end a job, but for those that are ignored, as nohup does."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    before = {number: old for number, old in before.items() if old != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+class Stop:
+    """Within it, a signal to end is remembered in `signal`. A second Ctrl-C ends the process at once."""
+
+    def __enter__(self):
+        self.signal = 0
+        self.handled = handled(self.remember)
+        self.handled.__enter__()
+        return self
+
+    def remember(self, number, frame):
+        if self.signal and number == signal.SIGINT:
+            os._exit(128 + number)  # harmless: a file is the old one or the new one, whole
+        self.signal = self.signal or number
+
+    def __exit__(self, *error):
+        return self.handled.__exit__(*error)
+
+
+class Console:
+    """Stands for sys.stdout or sys.stderr. Once what is behind it is gone, such as a terminal or `head`, all that is
+    written goes nowhere. Letters that its encoding lacks are escaped."""
+
+    def __init__(self, stream):
+        self.stream = stream or open(os.devnull, "w")  # None where the descriptor is closed
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        return self._try(self.stream.write, text) or len(text)
+
+    def flush(self) -> None:
+        self._try(self.stream.flush)
+
+    def _try(self, function, *arguments):
+        try:
+            return function(*arguments)
+        except OSError:  # closed, or full and not to be waited for
+            with contextlib.suppress(OSError, ValueError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, self.stream.fileno())
+                os.close(null)
+
+
 def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt(number)
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run a command and leave with its exit code; errors that a user can act on, SIGINT and SIGTERM become one line."""
-    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Run a command and leave with its exit code. A signal to end, and an error to act on, become one line."""
+    sys.stdout, sys.stderr = Console(sys.stdout), Console(sys.stderr)
     try:
-        sys.exit(main())
+        with handled(_interrupt):
+            sys.exit(main())
     except KeyboardInterrupt as interrupt:
         (number,) = interrupt.args or (signal.SIGINT,)
         print("interrupted", file=sys.stderr)
@@ -124,23 +193,5 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class Stop:
-    """Within it, SIGINT and SIGTERM are remembered in `signal`; a second one ends the process at once."""
-
-    def __enter__(self):
-        self.signal = 0
-        self.before = {number: signal.signal(number, self.remember) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def remember(self, number, frame):
-        if self.signal:
-            os._exit(128 + number)  # harmless: a file is the old one or the new one, whole
-        self.signal = number
-
-    def __exit__(self, *_):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+        sys.stdout.flush()
+        sys.stdout, sys.stderr = sys.stdout.stream, sys.stderr.stream

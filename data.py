@@ -122,6 +122,7 @@ def batches(
     seed: int,
     start: int = 0,
     part: tuple[int, int] = (0, 1),
+    flip: bool = False,
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Endless batches of (images, labels): (batch_size, height, width, channels) float32 as `scale` makes them, and
     (batch_size,) int64 or None.

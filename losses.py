@@ -7,6 +7,7 @@ images, each (batch, 1). The target of real images is 1 - smoothing.
 from collections.abc import Callable
 from typing import NamedTuple
 
+from command import InputError
 from tf1 import tf
 
 
@@ -21,6 +22,18 @@ class Loss(NamedTuple):
 
 # The article's loss has no gradient beyond log_eps(0) = -25.3, so G learns nothing more once D is certain. The losses
 # below take D's output without a sigmoid: they have the same values, and a gradient however certain D is.
+
+
+def check_scores(score: tf.Tensor) -> None:
+    """Raise InputError where D's output is not a score in (0, 1), because its last layer is linear or the like."""
+    operation = score.op
+    while operation.type in ("Reshape", "Squeeze", "Identity"):
+        operation = operation.inputs[0].op
+    if operation.type in ("BiasAdd", "MatMul", "Conv2D", "AddV2", "Mean", "Relu", "LeakyRelu", "Tanh"):
+        raise InputError(
+            f"the article's loss takes scores in (0, 1), but the discriminator ends in {operation.type}: end it in a "
+            "sigmoid, or choose another loss"
+        )
 
 
 def cross_entropy(logits, target):
@@ -53,7 +66,7 @@ def lsgan(gscore, rscore, smoothing=0.0):
     return dloss, gloss
 
 
-LOSSES = {
+OTHER_LOSSES = {
     "minimax": Loss(minimax, "linear", tf.sigmoid, 0.0),
     "bce": Loss(bce, "linear", tf.sigmoid, 0.0),
     "lsgan": Loss(lsgan, "linear", tf.identity, 0.0),

@@ -319,6 +319,23 @@ def acgan_discriminator(
     return keras.Model(picture, [score, logits], name="discriminator")
 
 
+def check(generator: keras.Model, discriminator: keras.Model) -> None:
+    """Raise InputError where two models cannot be trained as a pair."""
+    for name, model in (("generator", generator), ("discriminator", discriminator)):
+        if not isinstance(model, keras.Model):
+            raise InputError(
+                f"the {name} is a {type(model).__module__}.{type(model).__name__}, not a model of Keras 2: build it "
+                "with `from tf1 import keras`"
+            )
+        if not model.trainable_weights:
+            raise InputError(f"the {name} has nothing to train: is its `trainable` False?")
+    if generator.output_shape[1:] != discriminator.input_shape[1:]:
+        raise InputError(
+            f"the generator makes images of shape {generator.output_shape[1:]}, "
+            f"but the discriminator takes {discriminator.input_shape[1:]}"
+        )
+
+
 class Pair(NamedTuple):
     """A generator and a discriminator that fit each other, and the settings that their source trains them with."""
 
@@ -360,8 +377,6 @@ MODELS = {
     "dcgan64": DCGAN._replace(sizes=()),  # another name for its default
     "faces200": Pair(faces200_generator, faces200_discriminator, smoothing=0.1, batch_size=256, shape=(200, 200, 3)),
 }
-
-DEFAULT_MODEL = {"cifar10": "article", "folder": "article", "faces": "article", "mnist": "mnist"}
 
 
 def pair(name: str, size: int | None = None) -> Pair:

@@ -143,7 +143,9 @@ def dcgan(run_here, tmp_path, monkeypatch):
     """`python dcgan_keras.py` in this process, where "tiny" and "plain" are models."""
     import dcgan_keras
     import models
+    from training import settings
 
+    monkeypatch.setattr(settings, "MODELS", (*settings.MODELS, "tiny", "plain"))
     for name, pair in (("tiny", tiny_pair()), ("plain", plain_pair())):
         monkeypatch.setitem(models.MODELS, name, models.MODELS["article"]._replace(**pair))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -10,6 +10,9 @@ from conftest import plain_pair, tiny_pair
 import command
 import dcgan_keras
 import models
+from training import settings
+
+settings.MODELS += ("tiny", "plain")
 
 models.MODELS["tiny"] = models.MODELS["article"]._replace(**tiny_pair())
 models.MODELS["plain"] = models.MODELS["article"]._replace(**plain_pair())

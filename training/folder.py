@@ -1,16 +1,16 @@
-"""Files: whole or not there, numbered by step, in a folder that belongs to one run, and room for them on the disk."""
+"""The folder of a run: what its files are called, who may write to it, and run.json."""
 
 import contextlib
 import errno
-import hashlib
+import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
-from command import WINDOWS, InputError, RunError, one_line
+from command import WINDOWS, InputError, RunError, one_line, replacing
 
 try:
     import fcntl
@@ -22,139 +22,191 @@ except ImportError:  # everything else
     msvcrt = None
 
 
-def clear_partial(folder: Path) -> None:
-    """Remove what a killed process left of `replacing` in a folder that no other process writes to."""
-    for beside in folder.glob(".partial-*"):
-        beside.unlink(missing_ok=True)
-
-
-def sha256(file: BinaryIO) -> "hashlib._Hash":
-    """The SHA-256 of a file from the current position to its end."""
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest
-
-
-# The folder of a run.
-
-
-def numbered(out: Path, name: str, suffix: str) -> list[Path]:
-    """The files {name}_{step}.{suffix} in `out` by step; from 1,000,000 on, the names do not sort by step."""
-    paths = [path for path in out.glob(f"{name}_*.{suffix}") if path.stem.removeprefix(f"{name}_").isdecimal()]
-    return sorted(paths, key=step_of)
-
-
 def step_of(path: Path) -> int | None:
-    """The step in a file's name, None where it has none."""
+    """The step in a file's name; None where it has none."""
     step = path.stem.rpartition("_")[2]
     return int(step) if step.isdecimal() else None
 
 
-def checkpoints(out: Path) -> list[Path]:
-    """The checkpoints in `out`, the oldest first."""
-    return numbered(out, "checkpoint", "h5")
+def numbered(folder: Path, name: str, suffix: str) -> list[Path]:
+    """The files {name}_{step}.{suffix} in a folder by step. From step 1,000,000 on, their names do not sort by step."""
+    paths = [path for path in folder.glob(f"{name}_*.{suffix}") if path.stem.removeprefix(f"{name}_").isdecimal()]
+    return sorted(paths, key=step_of)
 
 
-def last_checkpoint(out: Path) -> str:
-    kept = checkpoints(out)
-    return f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+def read_run(folder: Path) -> dict | None:
+    """What run.json in the folder of a run says; None where there is none.
 
-
-@contextlib.contextmanager
-def writing(out: Path) -> Iterator[None]:
-    """Turn what a full disk, or a folder that is gone or read-only, raises in any library into one `RunError`."""
-    from tf1 import tf  # here: readers of files do without TensorFlow
-
-    try:
-        yield
-    except RunError:
-        raise
-    except (OSError, RuntimeError, tf.errors.OpError) as error:  # h5py reports a full disk by either of the first two
-        if isinstance(error, tf.errors.ResourceExhaustedError) and error.op is not None:
-            raise  # memory, not the disk
-        found = re.search(r"errno = (\d+)", str(error))
-        number = getattr(error, "errno", None) or (int(found[1]) if found else 0)
-        reason = os.strerror(number) if number else one_line(error)
-        raise RunError(f"{out} can no longer be written ({reason}); {last_checkpoint(out)}") from error
-
-
-def check_room(folder: Path, needed: int) -> None:
-    """Raise OSError where `needed` bytes do not fit on the folder's disk."""
-    if shutil.disk_usage(folder).free < needed:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-@contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Make the folder and keep other runs out of it. The operating system drops the lock of a killed run.
-
-    Raises InputError where the folder cannot be written or another run has it.
+    Raises InputError where it is not a JSON object.
     """
+    path = Path(folder, "run.json")
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out / ".lock", os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written: {error.strerror}") from error
-    try:
-        try:
-            _lock(descriptor)
-            if not os.path.samestat(os.fstat(descriptor), os.stat(out / ".lock")):
-                raise BlockingIOError  # another run's --restart has just renamed this folder
-        except (BlockingIOError, FileNotFoundError):
-            raise InputError(f"another run is writing to {out}: give this one another --out") from None
-        clear_partial(out)
-        yield
-    finally:
-        os.close(descriptor)
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read: {one_line(error)}") from error
+    if not isinstance(run, dict):
+        raise InputError(f"{path} is not a JSON object")
+    return run
 
 
-def _lock(descriptor: int) -> None:
-    """Raises BlockingIOError where another process has the lock. A system with neither module goes without locks."""
-    if fcntl:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    elif msvcrt:
+class RunFolder:
+    """The folder of one run."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints by step, without the suffixes of their files, as `tf.train.Saver` names them."""
+        return [path.with_suffix("") for path in numbered(self.path, "checkpoint", "index")]
+
+    def state(self, step: int | None) -> Path:
+        """The training state of a step, or with None the last checkpoint. Raises InputError where there is none."""
+        checkpoints = self.checkpoints()
+        states = [*(path.with_suffix("") for path in numbered(self.path, "state", "index")), *checkpoints]
+        if step is None and checkpoints:
+            return checkpoints[-1]
+        by_step = {step_of(path): path for path in states}
+        if step not in by_step:
+            known = f"it has {', '.join(map(str, sorted(by_step)))}" if by_step else "it has none"
+            what = "checkpoint" if step is None else f"training state of step {step} (--keep-checkpoints keeps them)"
+            raise InputError(f"{self} has no {what}; {known}")
+        return by_step[step]
+
+    def last_checkpoint(self) -> str:
+        kept = self.checkpoints()
+        return f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+
+    def check_identity(self, identity: dict) -> None:
+        """Raise InputError where the folder has another run, with other settings or other data."""
+        if not self.checkpoints():
+            return
+        run = read_run(self.path)
+        if run is None:
+            raise InputError(f"{self} has checkpoints but no run.json: give another --out, or --restart")
+        for name, value in identity.items():
+            if run.get(name) != value:
+                raise InputError(
+                    f"{self} was made with {name.replace('_', ' ')} {_shortened(run.get(name))}, not "
+                    f"{_shortened(value)}: run it with that, or give another --out or --restart"
+                )
+
+    def check_room(self, needed: int) -> None:
+        """Raise InputError where a run's files, `needed` bytes, do not fit on the disk."""
+        existing = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        free = shutil.disk_usage(existing).free
+        if free < needed:
+            raise InputError(
+                f"the run's checkpoints and weights need {needed / 2**30:.2f} GiB, and the disk of {self} has "
+                f"{free / 2**30:.2f} GiB free: make room, or give another --out"
+            )
+
+    def write_run(self, run: dict) -> None:
+        """Write run.json: the settings of a run, what it was made with, and how far it is."""
+        with replacing(self / "run.json") as partial:
+            partial.write_text(json.dumps(run, indent=1, default=str) + "\n", encoding="utf-8")
+
+    @contextlib.contextmanager
+    def locked(self, restart: bool = False) -> Iterator[None]:
+        """Make the folder and keep other runs out of it. The operating system drops the lock of a killed run.
+
+        restart: the folder as it is gets another name first. Raises InputError where the folder cannot be written, or
+        another run has it.
+        """
+        if restart and self.path.exists():
+            with self._lock():
+                if not WINDOWS:  # which does not rename a folder with an open file in it
+                    self._set_aside()
+            if WINDOWS:
+                self._set_aside()
+        with self._lock():
+            self._remove_partial()
+            yield
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
         try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self / ".lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
-            raise BlockingIOError from error
-
-
-def check_name(out: Path) -> None:
-    """Raise InputError where the folder's path does not end in its name, and so cannot be another one's."""
-    if out.name in ("", ".."):
-        raise InputError(f"--out {out} would have to be renamed: name the folder from outside of it")
-
-
-def set_aside(out: Path, successor: Path | None = None) -> Path:
-    """Rename the folder of a run to the first free name of {out}.1, {out}.2, ..., which is returned.
-
-    successor: a folder that takes the name `out` instead. Raises InputError where the folder cannot be renamed.
-    """
-    check_name(out)
-    kept = next(path for n in range(1, 10**6) if not (path := out.with_name(f"{out.name}.{n}")).exists())
-
-    def rename():
+            raise InputError(f"--out {self} cannot be written: {error.strerror}") from error
         try:
-            out.rename(kept)
-            if successor:
-                successor.rename(out)
+            try:
+                if fcntl:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                elif msvcrt:
+                    msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+                renamed = not os.path.samestat(os.fstat(descriptor), os.stat(self / ".lock"))
+            except OSError as error:
+                taken = isinstance(error, BlockingIOError | FileNotFoundError | PermissionError)
+                renamed = taken
+                if not taken:  # as on some network file systems
+                    print(
+                        f"warning: {self} cannot be locked ({error.strerror}): start no second run in it",
+                        file=sys.stderr,
+                    )
+            if renamed:
+                raise InputError(f"another run is writing to {self}: give this one another --out")
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _set_aside(self) -> None:
+        """Rename the folder to the first free name of {folder}.1, {folder}.2, ..."""
+        path = self.path.resolve()
+        kept = next(new for n in range(1, 10**6) if not (new := path.with_name(f"{path.name}.{n}")).exists())
+        try:
+            path.rename(kept)
         except OSError as error:
-            raise InputError(f"{out} cannot be renamed to {kept}: {error.strerror}") from error
+            raise InputError(f"{self} cannot be renamed to {kept}: {error.strerror}") from error
+        print(f"what was in {self} is now in {kept}")
 
-    with locked(out):
-        if not WINDOWS:  # which does not rename a folder with an open file, such as the lock
-            rename()
-    if WINDOWS:
-        rename()
-    print(f"what was in {out} is in {kept} now")
-    return kept
+    def _remove_partial(self) -> None:
+        """Remove what a killed process has left of files that were not whole yet."""
+        for path in (*self.path.glob(".partial-*"), *self.path.glob("*_temp*"), *self.path.glob("*.tempstate*")):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        whole = {path.stem for path in self.path.glob("*.index")}
+        for path in self.path.glob("*.data-*-of-*"):
+            if path.stem not in whole:
+                path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn what a full disk, or a folder that is gone or read-only, raises in any library into one RunError."""
+        from tf1 import tf  # here: who only reads a folder does without TensorFlow
+
+        try:
+            yield
+        except RunError:
+            raise
+        except (OSError, RuntimeError, tf.errors.OpError) as error:
+            reason = _reason(error)
+            if reason is None:  # another fault, such as a lack of memory
+                raise
+            raise RunError(f"{self} can no longer be written ({reason}); {self.last_checkpoint()}") from error
 
 
-def copy(path: Path, folder: Path) -> None:
-    """The file in another folder, as a hard link where the file system has them: files of a run are replaced, not
-    changed."""
-    try:
-        os.link(path, folder / path.name)
-    except OSError:
-        shutil.copy2(path, folder / path.name)
+def _reason(error: Exception) -> str | None:
+    """Why a file could not be written, in the system's words; None where the error is not about a file."""
+    if getattr(error, "errno", None):
+        return os.strerror(error.errno)
+    if found := re.search(r"errno = (\d+)", str(error)):  # in what h5py raises
+        return os.strerror(int(found[1]))
+    words = (
+        os.strerror(number)
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOENT, errno.EIO)
+    )
+    return next((reason for reason in words if reason in str(error)), None)  # in what TensorFlow raises
+
+
+def _shortened(value: object) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 100 else f"{text[:99]}…"

@@ -11,7 +11,8 @@ import data
 import models
 from command import InputError
 from tf1 import keras, tf
-from training import checkpoints, weights
+from training import weights
+from training.folder import read_run
 from training.noise import noise_of
 
 BATCH = 64
@@ -84,7 +85,7 @@ def load_generator(path: Path, name: str | None = None, batch_statistics: bool =
     Its model is `name`; without it, what run.json beside the file says; without that, the one that the weights fit.
     Raises `InputError` when they fit none, or several that mean different pixels by the same numbers.
     """
-    run = checkpoints.read_run(path.parent) or {}
+    run = read_run(path.parent) or {}
     name = name or (run["model"] if run.get("model") in models.MODELS else None)
     layers = weights.read(path)
     classes = class_count(layers)

@@ -7,7 +7,7 @@ from tf1 import keras, tf
 
 COLUMNS = 8  # of a grid
 SAMPLES = 64  # in a grid
-MOST_ROWS = 10  # of a grid with a row for each class
+MAX_ROWS = 10  # of a grid with a row for each class
 
 
 def noise_of(seed: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -43,6 +43,6 @@ def sample_feed(generator: keras.Model, classes: int) -> np.ndarray | list:
     """
     if not isinstance(generator.input, list):
         return np.stack([noise_of(seed, tuple(generator.input.shape[1:])) for seed in range(SAMPLES)])
-    rows = min(classes, MOST_ROWS)
+    rows = min(classes, MAX_ROWS)
     noise = np.stack([noise_of(seed, tuple(generator.input[1].shape[1:])) for seed in range(COLUMNS)])
     return [np.repeat(np.arange(rows, dtype=np.int32), COLUMNS)[:, np.newaxis], np.tile(noise, (rows, 1))]

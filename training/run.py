@@ -1,17 +1,16 @@
-"""The training loop: one step after another, samples, logs, checkpoints, and resuming where a run stopped.
+"""Everything around the loop of a training run: where it starts, what it leaves on the disk, when it stops.
 
-What a run leaves in its folder:
+A run leaves this in its folder:
 
-    step_000500.png ...     samples from the same noise each time        progress.gif    the same as a film, at the end
+    step_000500.png ...     samples from the same noise each time        progress.gif    an animation of them
     losses.csv              step, dloss, gloss, and the means of D(x) and D(G(z))
-    epochs.csv              epoch, dloss, gloss                          events.out...   all of it for TensorBoard
+    epochs.csv              epoch, dloss, gloss                          events.out...   the same for TensorBoard
     generator.h5, discriminator.h5      weights, for Keras' load_weights
-    checkpoint_000500.h5 ...            the whole training state, the newest two
+    checkpoint_000500.* ...             the two latest checkpoints (full training state), by tf.train.Saver
     run.json                            the settings, what the run was made with, and how far it is
 """
 
 import contextlib
-import dataclasses
 import math
 import platform
 import sys
@@ -20,290 +19,344 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-import h5py
 import numpy as np
-import PIL
 
 import data
-from command import RunError, Stop
+from command import InputError, RunError, Stop
 from tf1 import distributed, keras, tf
-from training import weights
-from training.checkpoints import (
-    check_disk,
-    check_finite,
-    go_back,
-    not_finite,
-    read_networks,
-    restore,
-    save_checkpoint,
-    save_state,
-    save_weights,
-    write_run,
-)
-from training.folder import checkpoints, locked, set_aside, writing
-from training.logs import Logs, Warnings, make_film
-from training.noise import MOST_ROWS, feed_for, sample_feed
+from training import health, weights
+from training.folder import RunFolder, read_run, step_of
+from training.logs import Logs, make_animation
+from training.noise import MAX_ROWS, feed_for, sample_feed
+from training.settings import Settings
 
-# What tells one run from another, beside its batch size and seed.
-NAMED = ("model", "size", "dataset", "loss", "smoothing", "recipe", "updates", "learning_rate", "beta1")
+PACKAGES = ("tensorflow", "tf-keras", "numpy", "h5py", "pillow")
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """The settings of a run. Lengths are in steps."""
+class Run:
+    """A training run in the default graph, whose step is built. Nothing in it is specific to one GAN.
 
-    pixels: tuple[float, float]  # what black and white are to the discriminator
-    steps: int  # train up to this step
-    batch_size: int  # of all replicas together
-    seed: int
-    sample_every: int
-    checkpoint_every: int | None = None
-    checkpoint_minutes: float | None = None  # or so often, whichever comes first
-    keep_every: int | None = None  # also keep the generator of every so many steps
-    keep_checkpoints: bool = False  # and the whole state with it
-    restart: bool = False  # begin anew
-    from_step: int | None = None  # go back to the state of this step
-    start_from: Path | None = None  # the folder of a run whose weights a new run begins with
-    model: str | None = None
-    size: int | None = None
-    dataset: str | None = None
-    loss: str | None = None
-    smoothing: float | None = None
-    recipe: str | None = None
-    updates: str | None = None
-    learning_rate: float | None = None
-    beta1: float | None = None
+    with Run(generator, discriminator, dataset, settings) as run:
+        for step in run.steps():
+            ... train on next(run.batches) and run.noise(step) in run.sess ...
+            run.record(step, losses)
+    run.exit_code
 
-    def identity(self, dataset: data.Dataset) -> dict:
-        """What must be the same for a run to be resumed, as checkpoints name it."""
-        named = {name.replace("_", " "): getattr(self, name) for name in (*NAMED, "batch_size", "seed")}
-        return {
-            **named,
-            "pictures": len(dataset.images),
+    settings: complete, with all lengths in steps. job: the other devices and workers.
+
+    Raises InputError when the run cannot begin, and then has changed nothing on the disk. Raises RunError when losses
+    or weights are NaN or infinite, when memory runs out, or when the folder can no longer be written.
+    """
+
+    exit_code = 0
+
+    def __init__(
+        self,
+        generator: keras.Model,
+        discriminator: keras.Model,
+        dataset: data.Dataset,
+        settings: Settings,
+        job: distributed.Job | None = None,
+    ):
+        self.networks = {"generator": generator, "discriminator": discriminator}
+        self.generator, self.dataset, self.settings = generator, dataset, settings
+        self.job = job or distributed.Job()
+        self.writes = self.job.index == 0  # the other workers take the same steps and write nothing
+        self.folder = RunFolder(settings.out)
+        self.stack = contextlib.ExitStack()
+        self.identity = settings.identity() | {
+            "images": len(dataset.images),
             "checksum": data.checksum(dataset),
             "classes": list(dataset.classes),
         }
 
-    def description(self, dataset: data.Dataset, job: distributed.Job) -> dict:
-        """What run.json says."""
-        versions = {"python": platform.python_version(), "tensorflow": tf.__version__, "tf_keras": version("tf-keras")}
-        versions |= {"numpy": np.__version__, "h5py": h5py.__version__, "pillow": PIL.__version__}
-        identity = {name.replace(" ", "_"): value for name, value in self.identity(dataset).items()}
-        devices = {"devices": job.replicas, "device": job.device}
-        return {**identity, **devices, "pixels": self.pixels, "versions": versions, "steps": self.steps}
+    def __enter__(self) -> "Run":
+        with self.stack:  # undoes all if something fails on the way
+            self._begin()
+            self.stack = self.stack.pop_all()
+        return self
 
+    def __exit__(self, *error) -> bool | None:
+        return self.stack.__exit__(*error)
 
-def train(
-    gan_feed: Callable,
-    generator: keras.Model,
-    discriminator: keras.Model,
-    dataset: data.Dataset,
-    out: Path,
-    settings: Settings,
-    job: distributed.Job | None = None,
-) -> int:
-    """Train up to step `settings.steps` in the default graph, resuming from what is in `out`. Returns an exit code.
-
-    job: the other replicas and workers, for which it has built `gan_feed`. Raises InputError when `out` cannot be used,
-    and RunError when losses or weights are NaN or infinite, when memory runs out, or when `out` can no longer be
-    written.
-    """
-    job = job or distributed.Job()
-    identity, steps, batch_size = settings.identity(dataset), settings.steps, settings.batch_size
-    networks = {"generator": generator, "discriminator": discriminator}
-    per_epoch = data.batches_per_epoch(dataset, batch_size)  # refuses a dataset that is too small: before any file
-    first_weights = read_networks(settings.start_from, networks) if settings.start_from else {}
-    with job.watched(lambda: resumes_from(job, out)), job.session() as sess, contextlib.ExitStack() as stack:
-        stack.enter_context(memory_errors(job, batch_size))
-        keras.backend.set_session(sess)
-        job.agree(sess, lambda: {**identity, "classes": len(dataset.classes), "steps": steps})
-        if job.index == 0:
-            if settings.restart and out.exists():
-                set_aside(out)
-            if settings.from_step is not None:
-                go_back(out, settings.from_step)
-            stack.enter_context(locked(out))
-        sess.run(tf.global_variables_initializer())
-        for name, layers in first_weights.items():
-            weights.set_weights(networks[name], layers)
-        keras.backend.get_session()  # Keras adds its own operations here, so that the graph can be closed
-        classes = len(dataset.classes)
-        rows = dataset.classes[:MOST_ROWS] if isinstance(generator.input, list) else []
-        sample = sampler(generator, settings.pixels, sample_feed(generator, classes))
+    def _begin(self) -> None:
+        settings, job, enter = self.settings, self.job, self.stack.enter_context
+        enter(job.watched(lambda: self.folder.last_checkpoint()))
+        self.sess = enter(job.session())
+        enter(self._memory_errors())
+        keras.backend.set_session(self.sess)
+        job.agree(self.sess, lambda: {**self.identity, "classes": len(self.dataset.classes), "steps": settings.steps})
+        self.sess.run(tf.global_variables_initializer())
+        keras.backend.get_session()  # Keras adds operations of its own here, so that the graph can be closed
+        self.classes = len(self.dataset.classes)
+        conditional = isinstance(self.generator.input, list)
+        self.rows = self.dataset.classes[:MAX_ROWS] if conditional else []
+        self.sample = sampler(self.generator, settings.pixels, sample_feed(self.generator, self.classes))
+        # The newest two are kept. The variables of several devices are saved once and restored to all.
+        self.saver = tf.train.Saver(max_to_keep=2, save_relative_paths=True)
         tf.get_default_graph().finalize()
-
-        start = job.begin(sess, lambda: restore(sess, out, identity))
+        self.started = None  # the state that a new run begins with, where it is another run's
+        self.start = job.begin(self.sess, self._restore)
         part = (job.index, job.workers)
-        batches = data.batches(dataset, batch_size, settings.pixels, settings.seed, start, part)
+        self.batches = data.batches(
+            self.dataset, settings.batch_size, settings.pixels, settings.seed, self.start, part, settings.flip
+        )
+        self.loop = enter(contextlib.ExitStack())  # what is open while steps are taken
+        self.stop, self.stopped = enter(Stop()), 0
+        job.signal = lambda: self.stop.signal
 
-        def take(step):
-            images, labels = next(batches)
-            noise = tf.nest.map_structure(job.part, feed_for(generator, settings.seed, step, batch_size, classes))
-            values = gan_feed(sess, images, noise, labels, scores=True)
-            if not all(map(math.isfinite, values)):
-                job.leave(sess)  # all workers have the same losses
-                raise not_finite("the losses are", step, out)
-            return values
+    def _restore(self) -> int:
+        """The step that the run begins after. All checks come first; then the folder is made and locked."""
+        settings, folder = self.settings, self.folder
+        checkpoints = [] if settings.restart else folder.checkpoints()
+        if not settings.restart:
+            folder.check_identity(self.identity)
+        layers, state = {}, None
+        if settings.start_from and not checkpoints:
+            source = RunFolder(settings.start_from)
+            if settings.from_step or settings.keep_optimizer:
+                state = source.state(settings.from_step)
+            else:
+                layers = read_networks(source, self.networks)
+            self.started = {"folder": str(settings.start_from), "step": state and step_of(state)}
+        folder.check_room(self._room(len(checkpoints), step_of(state) if state else 0))
+        if state and not self._load(state):
+            raise InputError(f"--start-from: {state} is damaged")
+        # Everything below changes the disk.
+        self.stack.enter_context(folder.locked(settings.restart))
+        start = self._load_last(checkpoints)
+        for name, found in layers.items():
+            weights.set_weights(self.networks[name], found)
+        if self.started:
+            start = self.started["step"] or 0
+            self.before = RunFolder(settings.start_from) / "losses.csv"
+        return start
 
-        if job.index:
-            return follow(job, sess, take, start, steps)
-        if start >= steps:
-            with writing(out):
-                make_film(out)  # where the last run was killed before it could
-            print(f"{out} is at step {start} already: a larger --steps trains further, --restart starts over")
-            job.leave(sess)
-            return 0
-        kept = (steps - start) // settings.keep_every if settings.keep_every else 0
-        check_disk(out, [generator, discriminator], kept, kept if settings.keep_checkpoints else 0)
-        announce(settings, dataset, job, out, start)
-        description = settings.description(dataset, job)
-
-        def save(step):
-            check_finite(sess, tf.global_variables(), step, out)
-            with writing(out):
-                for name, model in networks.items():
-                    save_weights(model, out / f"{name}.h5")
-                write_run(out, {**description, "step": step})
-                save_checkpoint(out, sess, step, identity)  # last: a run resumes from it, so the rest must be there
-
-        def keep(step):
-            check_finite(sess, tf.global_variables() if settings.keep_checkpoints else generator.weights, step, out)
-            with writing(out):
-                save_weights(generator, out / f"generator_{step:06d}.h5")
-                if settings.keep_checkpoints:
-                    save_state(out / f"state_{step:06d}.h5", sess, step, identity)
-
-        warnings = Warnings(real_rows(dataset, len(rows)), settings.loss)
-        with Logs(out, start, sess.graph, per_epoch, rows) as logs, Stop() as stop:
-            job.signal = lambda: stop.signal
-            with writing(out):
-                write_run(out, {**description, "step": start})
-            if start == 0:
-                logs.samples(0, sample(sess))
-            with progress(start, steps, batch_size) as show:
-                saved = time.monotonic()
-                for step in range(start + 1, steps + 1):
-                    values = take(step)
-                    show(step, values)
-                    logs.losses(step, values)
-                    warnings.scores(step, values[3])
-                    if step % settings.sample_every == 0 or step == steps:
-                        images = sample(sess)
-                        logs.samples(step, images)
-                        warnings.samples(step, images)
-                    if settings.keep_every and step % settings.keep_every == 0:
-                        keep(step)
-                    stopped = job.stopped()  # read once: one that comes while it saves is for the next step
-                    due = settings.checkpoint_every and step % settings.checkpoint_every == 0
-                    if settings.checkpoint_minutes:
-                        due = due or time.monotonic() - saved >= 60 * settings.checkpoint_minutes
-                    if due or step == steps or stopped:
-                        logs.flush()
-                        save(step)
-                        saved = time.monotonic()
-                    if stopped:
-                        break
-            with writing(out):
-                make_film(out)
-            if stopped:
-                again = "rerun the command" + (" without --restart" if settings.restart else "")
-                again += " without --from-step" if settings.from_step is not None else ""
-                print(f"stopped at step {step}, all saved: {again} to resume")
-                job.leave(sess)
-                return 128 + stopped
-        print(f"{out}: {steps} steps done, step_{steps:06d}.png shows samples")
-        job.leave(sess)
+    def _load_last(self, checkpoints: list) -> int:
+        """Restore the newest checkpoint that is whole; returns its step, or 0 where there is no checkpoint."""
+        for path in reversed(checkpoints):
+            if self._load(path):
+                self.saver.set_last_checkpoints([str(each) for each in checkpoints if step_of(each) <= step_of(path)])
+                return step_of(path)
+            print(f"{path} is damaged: trying the one before it", file=sys.stderr)
+        if checkpoints:
+            raise InputError(f"every checkpoint in {self.folder} is damaged: --restart starts over")
         return 0
+
+    def _load(self, path: Path) -> bool:
+        """Restore the full training state; returns whether it is whole. Raises InputError for another model's."""
+        try:
+            self.saver.restore(self.sess, str(path))
+        except (tf.errors.DataLossError, tf.errors.OutOfRangeError):
+            return False
+        except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
+            if isinstance(error, tf.errors.NotFoundError) and "not found in checkpoint" not in str(error):
+                return False  # one of its files is missing
+            raise InputError(
+                f"{path} has other variables than this program's {self.settings.model}, perhaps from another version: "
+                "give another --out or --restart"
+            ) from error
+        return True
+
+    def _room(self, checkpoints: int, start: int) -> int:
+        """Bytes that the run will still write: checkpoints (a third while it is written), weights, what is kept."""
+        settings = self.settings
+        checkpoint, *sizes = (
+            sum(variable.shape.num_elements() * variable.dtype.size + 4096 for variable in variables)
+            for variables in (tf.global_variables(), *(network.weights for network in self.networks.values()))
+        )
+        kept = (settings.steps - start) // settings.keep_every if settings.keep_every else 0
+        states = kept if settings.keep_checkpoints else 0
+        return (3 - min(2, checkpoints) + states) * checkpoint + kept * sizes[0] + 2 * max(sizes)
+
+    @contextlib.contextmanager
+    def _memory_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except tf.errors.ResourceExhaustedError as error:
+            raise RunError(
+                f"{self.job.device} is out of memory at batch size {self.settings.batch_size}: choose a smaller "
+                "--batch-size or --model"
+            ) from error
+
+    def steps(self) -> Iterator[int]:
+        """The steps that are left, up to `settings.steps` or the first signal to stop. Everything is saved then."""
+        settings, start = self.settings, self.start
+        if start >= settings.steps:
+            if self.writes:
+                with self.folder.writing():
+                    make_animation(self.folder)  # where the last run was killed before it could
+                print(
+                    f"{self.folder} is at step {start} already: a larger --steps trains further, --restart starts over"
+                )
+            self.job.leave(self.sess)
+            return
+        if self.writes:
+            self._open()
+        for step in range(start + 1, settings.steps + 1):
+            yield step
+            if self.stopped:
+                break
+        self._close(step)
+
+    def _open(self) -> None:
+        """Say what is trained, and begin the logs."""
+        settings, start = self.settings, self.start
+        announce(settings, self.dataset, self.job, start, bool(self.started))
+        self.description = {
+            **self.identity,
+            "data_dir": settings.data_dir and str(settings.data_dir.absolute()),
+            "pixels": settings.pixels,
+            "steps": settings.steps,
+            "devices": self.job.replicas,
+            "device": self.job.device,
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "started_from": self.started or (read_run(self.folder.path) or {}).get("started_from"),
+        }
+        self.warnings = health.Warnings(self.dataset, len(self.rows), settings.loss)
+        with self.folder.writing():
+            self.folder.write_run({**self.description, "step": start})
+        before = self.before if self.started else None
+        graph = tf.get_default_graph()
+        self.logs = self.loop.enter_context(Logs(self.folder, start, graph, settings.per_epoch, self.rows, before))
+        if self.started:  # so that the run can be resumed without --start-from
+            self.save(start)
+        if start == 0:
+            self.logs.samples(0, self.sample(self.sess))
+        self.show = self.loop.enter_context(progress(start, settings.steps, settings.batch_size))
+        self.saved = time.monotonic()
+
+    def _close(self, step: int) -> None:
+        settings = self.settings
+        self.loop.close()
+        if self.writes:
+            with self.folder.writing():
+                make_animation(self.folder)
+        if self.stopped:
+            self.exit_code = 128 + self.stopped
+            again = "rerun the command" + (" without --restart" if settings.restart else "")
+            print(f"stopped at step {step}, all saved: {again} to resume" if self.writes else f"stopped at step {step}")
+        elif self.writes:
+            print(f"{self.folder}: {settings.steps} steps done, step_{settings.steps:06d}.png shows samples")
+        self.job.leave(self.sess)
+
+    def noise(self, step: int) -> np.ndarray | list:
+        """What G is fed in a step: this worker's part of (batch_size, *latent) float32, for AC-GAN with classes."""
+        settings = self.settings
+        whole = feed_for(self.generator, settings.seed, step, settings.batch_size, self.classes)
+        return tf.nest.map_structure(self.job.part, whole)
+
+    def record(self, step: int, losses: list[np.float32]) -> None:
+        """Log a step; sample, keep and save when it is due. losses: dloss, gloss and the means of D(x) and D(G(z))."""
+        settings = self.settings
+        if not all(map(math.isfinite, losses)):
+            self.job.leave(self.sess)  # all workers have the same losses
+            raise self._not_finite("the losses are", step)
+        self.stopped = self.job.stopped()  # read once: a signal that comes while it saves is for the next step
+        if not self.writes:
+            return
+        self.show(step, losses)
+        self.logs.losses(step, losses)
+        self.warnings.scores(step, losses[3])
+        if step % settings.sample_every == 0 or step == settings.steps:
+            images = self.sample(self.sess)
+            self.logs.samples(step, images)
+            self.warnings.samples(step, images)
+        if settings.keep_every and step % settings.keep_every == 0:
+            self.keep(step)
+        due = settings.checkpoint_every and step % settings.checkpoint_every == 0
+        if settings.checkpoint_minutes:
+            due = due or time.monotonic() - self.saved >= 60 * settings.checkpoint_minutes
+        if due or step == settings.steps or self.stopped:
+            self.logs.flush()
+            self.save(step)
+            self.saved = time.monotonic()
+
+    def save(self, step: int) -> None:
+        self._check_finite(tf.global_variables(), step)
+        with self.folder.writing():
+            for name, model in self.networks.items():
+                weights.save_weights(model, self.folder / f"{name}.h5")
+            self.folder.write_run({**self.description, "step": step})
+            # Last: a run resumes from it, so everything else must be there.
+            self.saver.save(self.sess, str(self.folder / f"checkpoint_{step:06d}"), write_meta_graph=False)
+
+    def keep(self, step: int) -> None:
+        """Keep the generator of this step, and with --keep-checkpoints the full training state."""
+        whole = self.settings.keep_checkpoints
+        self._check_finite(tf.global_variables() if whole else self.generator.weights, step)
+        with self.folder.writing():
+            weights.save_weights(self.generator, self.folder / f"generator_{step:06d}.h5")
+            if whole:
+                path = str(self.folder / f"state_{step:06d}")
+                self.saver.save(self.sess, path, write_meta_graph=False, write_state=False)
+
+    def _check_finite(self, variables: list[tf.Variable], step: int) -> None:
+        if name := health.first_not_finite(self.sess, variables):
+            raise self._not_finite(f"the weights are no longer finite: {name} is", step)
+
+    def _not_finite(self, what: str, step: int) -> RunError:
+        advice = "A lower --learning-rate may help"
+        return RunError(f"{what} NaN or infinite at step {step}; {self.folder.last_checkpoint()}. {advice}")
+
+
+def read_networks(source: RunFolder, networks: dict[str, keras.Model]) -> dict[str, list[weights.LayerWeights]]:
+    """The weights {name}.h5 of another run for these networks. Raises InputError where they do not fit."""
+    found = {}
+    for name, model in networks.items():
+        path = source / f"{name}.h5"
+        found[name] = weights.read(path)
+        if difference := weights.mismatch(model, found[name]):
+            raise InputError(f"--start-from: {path} does not have the weights of this model's {name}: {difference}")
+    return found
+
+
+def sampler(generator: keras.Model, pixels: tuple[float, float], noise: np.ndarray | list) -> Callable:
+    """Returns `sample(sess)`, G's images for this noise (or list of inputs) as uint8.
+
+    As in use, not as in training: with moving averages, without dropout.
+    """
+    placeholders = tf.nest.map_structure(lambda i: tf.placeholder(i.dtype, i.shape), generator.input)
+    generated = generator(placeholders, training=False)
+    feed_dict = dict(zip(tf.nest.flatten(placeholders), tf.nest.flatten(noise), strict=True))
+    return lambda sess: data.unscale(sess.run(generated, feed_dict), pixels)
+
+
+def announce(settings: Settings, dataset: data.Dataset, job: distributed.Job, start: int, new: bool) -> None:
+    """Print before the first step: what is trained, on which images and device, and where the output goes."""
+    workers = f", worker 0 of {job.workers}" if job.workers > 1 else ""
+    print(
+        f"{settings.model} on {len(dataset.images):,} images of {dataset.name}, batch size {settings.batch_size}, "
+        f"on {job.device}{workers}; output in {settings.out}"
+    )
+    if settings.start_from and new:
+        print(f"starting from {settings.start_from}" + (f", step {start}" if start else ""))
+    elif start:
+        print(f"resuming from step {start}")
+        if settings.start_from:
+            print(f"--start-from is for new runs: the weights are those of {settings.out}")
+    sys.stdout.flush()
 
 
 @contextlib.contextmanager
 def progress(start: int, steps: int, batch_size: int) -> Iterator[Callable[[int, list[np.float32]], None]]:
     """Gives `show(step, values)`, which brings Keras' progress bar to that step. What is printed next is on a new line.
 
-    The bar counts from step 1, also in a resumed run. Its time per step, from which it estimates what is left, is that
-    of this run's steps.
+    The bar counts from step 1, also in a resumed run; the time per step is that of this session's steps.
     """
     names = ("dloss", "gloss", "D(x)", "D(G(z))", "images/s")
     bar = keras.utils.Progbar(steps, interval=0.2 if sys.stdout.isatty() else 30, stateful_metrics=list(names))
-    began, shown = time.perf_counter(), False
+    began, last = time.perf_counter(), None
     bar._estimate_step_duration = lambda current, now: (time.perf_counter() - began) / max(1, current - start)
 
     def show(step, values):
-        nonlocal shown
-        shown = True
+        nonlocal last
+        last = step
         speed = (step - start) * batch_size / (time.perf_counter() - began)
         bar.update(step, list(zip(names, [*values, speed], strict=True)))
 
-    finished = False
     try:
         yield show
-        finished = bar._seen_so_far >= steps
     finally:
-        if shown and not finished:
+        if last not in (None, steps):
             print(flush=True)
-
-
-@contextlib.contextmanager
-def memory_errors(job: distributed.Job, batch_size: int) -> Iterator[None]:
-    """Turn TensorFlow's error for a device that is out of memory into one line."""
-    try:
-        yield
-    except tf.errors.ResourceExhaustedError as error:
-        raise RunError(
-            f"{job.device} is out of memory at batch size {batch_size}: choose a smaller --batch-size or --model"
-        ) from error
-
-
-def announce(settings: Settings, dataset: data.Dataset, job: distributed.Job, out: Path, start: int) -> None:
-    """One line before the first step: what is trained, on which pictures and device, and where the output goes."""
-    workers = f", worker 0 of {job.workers}" if job.workers > 1 else ""
-    print(
-        f"{settings.model} on {len(dataset.images):,} pictures of {dataset.name}, batch size {settings.batch_size}, "
-        f"on {job.device}{workers}; output in {out}"
-    )
-    if start:
-        print(f"resuming from step {start}")
-        if settings.start_from:
-            print(f"--start-from is for new runs: the weights are those of {out}")
-    sys.stdout.flush()
-
-
-def follow(job: distributed.Job, sess: tf.Session, take: Callable, start: int, steps: int) -> int:
-    """The loop of every worker but worker 0: the same steps, and nothing is written. Returns an exit code."""
-    with Stop() as stop:
-        job.signal = lambda: stop.signal
-        for step in range(start + 1, steps + 1):
-            take(step)
-            if stopped := job.stopped():
-                print(f"stopped at step {step}")
-                job.leave(sess)
-                return 128 + stopped
-        job.leave(sess)
-        return 0
-
-
-def resumes_from(job: distributed.Job, out: Path) -> str:
-    if job.index:
-        return "the last checkpoint that worker 0 has written"
-    return str(checkpoints(out)[-1]) if checkpoints(out) else "the beginning"
-
-
-def real_rows(dataset: data.Dataset, rows: int) -> np.ndarray:
-    """Pictures to compare the samples with: (1, n, *picture), or of each of the first classes (rows, n, *picture)."""
-    if not rows:
-        chosen = np.linspace(0, len(dataset.images) - 1, min(256, len(dataset.images))).astype(int)
-        return np.stack([dataset.images[k] for k in np.unique(chosen)])[np.newaxis]
-    members = [np.flatnonzero(dataset.labels == row)[:64] for row in range(rows)]
-    number = max(2, min(map(len, members)))
-    return np.stack([[dataset.images[k] for k in np.resize(each, number)] for each in members if len(each)])
-
-
-def sampler(generator: keras.Model, pixels: tuple[float, float], noise: np.ndarray | list) -> Callable:
-    """Returns `sample(sess)`, G's pictures for this noise (or list of what its inputs take) as uint8.
-
-    As in use, not as in training: moving averages, no dropout.
-    """
-    placeholders = tf.nest.map_structure(lambda i: tf.placeholder(i.dtype, i.shape), generator.input)
-    generated = generator(placeholders, training=False)
-    feed_dict = dict(zip(tf.nest.flatten(placeholders), tf.nest.flatten(noise), strict=True))
-    return lambda sess: data.unscale(sess.run(generated, feed_dict), pixels)

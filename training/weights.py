@@ -20,7 +20,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from command import InputError, RunError, one_line
+from command import InputError, RunError, one_line, replacing
 
 try:
     import resource
@@ -30,6 +30,11 @@ except ImportError:  # Windows
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 20  # of computing; a file of 2.6 GB takes a few
 DAMAGED = "is damaged: the HDF5 library cannot read it"
+
+
+def save_weights(model, path: Path) -> None:
+    with replacing(path) as beside:
+        model.save_weights(beside, save_format="h5")
 
 
 class LayerWeights(NamedTuple):
