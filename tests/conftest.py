@@ -1,5 +1,6 @@
 """What several tests need: a graph of one's own, the command, and the recording and pictures beside the project."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -138,13 +139,23 @@ def run_here(tmp_path, monkeypatch, capfd):
     return run
 
 
+@pytest.fixture(scope="session")
+def drawn():
+    """Draws each data set of faces once for all tests of a process: `drawn(shape, seed)`."""
+    from sources import faces
+
+    return functools.cache(faces.load)
+
+
 @pytest.fixture
-def dcgan(run_here, tmp_path, monkeypatch):
+def dcgan(drawn, run_here, tmp_path, monkeypatch):
     """`python dcgan_keras.py` in this process, where "tiny" and "plain" are models."""
     import dcgan_keras
     import models
+    from sources import faces
     from training import settings
 
+    monkeypatch.setattr(faces, "load", drawn)
     monkeypatch.setattr(settings, "MODELS", (*settings.MODELS, "tiny", "plain"))
     for name, pair in (("tiny", tiny_pair()), ("plain", plain_pair())):
         monkeypatch.setitem(models.MODELS, name, models.MODELS["article"]._replace(**pair))
@@ -160,6 +171,23 @@ def real_data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     subprocess.run([sys.executable, str(SHARED / "data" / "unpack.py"), str(folder)], check=True, capture_output=True)
     return folder
+
+
+SHORT = ("--dataset", "faces", "--batch-size", "4", "--sample-every", "3", "--checkpoint-every", "4")
+SHORT += ("--out", "run", "--model", "tiny")  # the model last, so that a test can take another
+
+
+def contents(out):
+    """What a run leaves, by name, but for the times that are in TensorBoard's files."""
+    return {p.name: p.read_bytes() for p in out.iterdir() if not p.name.startswith((".lock", "events.out"))}
+
+
+def state(out, step):
+    """Everything in a checkpoint, by name."""
+    from tf1 import tf
+
+    reader = tf.train.load_checkpoint(str(out / f"checkpoint_{step:06d}"))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
 def bad_input(result):

@@ -130,18 +130,17 @@ class Epochs:
     """The mean losses of every whole epoch, from running sums."""
 
     def __init__(self, per_epoch: int):
-        self.per_epoch, self.sums, self.steps = per_epoch, [0.0, 0.0], 0
+        self.per_epoch, self.epoch, self.steps, self.sums = per_epoch, 0, 0, [0.0, 0.0]
 
     def add(self, step: int, dloss: float, gloss: float) -> list[str]:
         """The row of the epoch that ends with this step, if one does, and if none of its steps is missing."""
+        epoch = -(-step // self.per_epoch)
+        if epoch != self.epoch:
+            self.epoch, self.steps, self.sums = epoch, 0, [0.0, 0.0]
+        self.steps += 1
         for i, loss in enumerate((dloss, gloss)):
             self.sums[i] += float(np.float32(loss))  # the same for a loss that was read from losses.csv
-        self.steps += 1
-        if step % self.per_epoch:
-            return []
-        means, whole = [total / self.per_epoch for total in self.sums], self.steps == self.per_epoch
-        self.sums, self.steps = [0.0, 0.0], 0
-        return [csv_row(step // self.per_epoch, means)] if whole else []
+        return [csv_row(epoch, [total / self.per_epoch for total in self.sums])] if self.steps == self.per_epoch else []
 
 
 def csv_row(number: int, values: list[float]) -> str:

@@ -86,7 +86,13 @@ class Run:
         enter(self._memory_errors())
         keras.backend.set_session(self.sess)
         job.agree(self.sess, lambda: {**self.identity, "classes": len(self.dataset.classes), "steps": settings.steps})
+        self.state = self.started = self.refused = None  # of what a new run takes from another one
         self.sess.run(tf.global_variables_initializer())
+        if self.writes and settings.start_from and (settings.restart or not self.folder.checkpoints()):
+            try:
+                self._start_from(RunFolder(settings.start_from))
+            except InputError as error:
+                self.refused = error  # raised where the other workers learn of it
         keras.backend.get_session()  # Keras adds operations of its own here, so that the graph can be closed
         self.classes = len(self.dataset.classes)
         conditional = isinstance(self.generator.input, list)
@@ -95,7 +101,6 @@ class Run:
         # The newest two are kept. The variables of several devices are saved once and restored to all.
         self.saver = tf.train.Saver(max_to_keep=2, save_relative_paths=True)
         tf.get_default_graph().finalize()
-        self.started = None  # the state that a new run begins with, where it is another run's
         self.start = job.begin(self.sess, self._restore)
         part = (job.index, job.workers)
         self.batches = data.batches(
@@ -105,38 +110,38 @@ class Run:
         self.stop, self.stopped = enter(Stop()), 0
         job.signal = lambda: self.stop.signal
 
+    def _start_from(self, source: RunFolder) -> None:
+        """Take the weights of another run, or find its training state. Raises InputError where they do not fit."""
+        settings = self.settings
+        if settings.from_step or settings.keep_optimizer:
+            self.state = source.state(settings.from_step)
+        else:
+            for name, layers in read_networks(source, self.networks).items():
+                weights.set_weights(self.networks[name], layers)
+        self.before = source / "losses.csv"
+        self.started = {"folder": str(source), "step": self.state and step_of(self.state)}
+
     def _restore(self) -> int:
         """The step that the run begins after. All checks come first; then the folder is made and locked."""
         settings, folder = self.settings, self.folder
         checkpoints = [] if settings.restart else folder.checkpoints()
+        if self.refused:
+            raise self.refused
         if not settings.restart:
             folder.check_identity(self.identity)
-        layers, state = {}, None
-        if settings.start_from and not checkpoints:
-            source = RunFolder(settings.start_from)
-            if settings.from_step or settings.keep_optimizer:
-                state = source.state(settings.from_step)
-            else:
-                layers = read_networks(source, self.networks)
-            self.started = {"folder": str(settings.start_from), "step": state and step_of(state)}
-        folder.check_room(self._room(len(checkpoints), step_of(state) if state else 0))
-        if state and not self._load(state):
-            raise InputError(f"--start-from: {state} is damaged")
+        start = step_of(self.state) if self.state else 0
+        folder.check_room(self._room(len(checkpoints), start))
+        if self.state and not self._load(self.state):
+            raise InputError(f"--start-from: {self.state} is damaged")
         # Everything below changes the disk.
         self.stack.enter_context(folder.locked(settings.restart))
-        start = self._load_last(checkpoints)
-        for name, found in layers.items():
-            weights.set_weights(self.networks[name], found)
-        if self.started:
-            start = self.started["step"] or 0
-            self.before = RunFolder(settings.start_from) / "losses.csv"
-        return start
+        return start if self.started else self._load_last(checkpoints)
 
     def _load_last(self, checkpoints: list) -> int:
         """Restore the newest checkpoint that is whole; returns its step, or 0 where there is no checkpoint."""
         for path in reversed(checkpoints):
             if self._load(path):
-                self.saver.set_last_checkpoints([str(each) for each in checkpoints if step_of(each) <= step_of(path)])
+                self.saver.recover_last_checkpoints([str(each) for each in checkpoints if step_of(each) <= step_of(path)])
                 return step_of(path)
             print(f"{path} is damaged: trying the one before it", file=sys.stderr)
         if checkpoints:
