@@ -74,7 +74,7 @@ def gan(
     `sess` are initialized. Raises InputError where the two networks do not fit, or cannot be trained.
     """
     models.check(generator, discriminator)
-    operations = tf.get_default_graph().get_operations()
+    before = set(tf.get_default_graph().get_operations())
     noise = tf.nest.map_structure(lambda i: keras.Input(i.shape[1:], batch_size, dtype=i.dtype), generator.input)
     real_image = keras.Input(discriminator.input_shape[1:], batch_size)
 
@@ -83,7 +83,7 @@ def gan(
     rscore, *rclasses = tf.nest.flatten(discriminator(real_image, training=True))
     # D normalizes the two batches separately and keeps moving averages of both. The averages of the real images come
     # first: two unordered updates of one variable would race, and no run could be repeated.
-    with tf.control_dependencies(discriminator.get_updates_for(real_image)):
+    with tf.control_dependencies(updates(discriminator, real_image, since=before)):
         gscore, *gclasses = tf.nest.flatten(discriminator(generated, training=True))
 
     dloss, gloss = losses(gscore, rscore)
@@ -110,8 +110,8 @@ def gan(
     with tf.control_dependencies([dloss if alternating else update_wd]):
         update_wg = optimizer.apply_gradients(grad_loss_wg, global_step=step)
 
-    bn_updates = [updates(discriminator, real_image, generated), updates(generator, noise)]
-    check_updates(operations, [bn_updates, update_wd, update_wg])
+    bn_updates = [updates(discriminator, real_image, generated, since=before), updates(generator, noise, since=before)]
+    check_updates([bn_updates, update_wd, update_wg], since=before)
 
     # One step is one `sess.run` of this list.
     train_step = [update_wd, update_wg, bn_updates]

@@ -59,26 +59,27 @@ def transposed(network: str, weights: list[np.ndarray]) -> list[np.ndarray]:
     return [weight.swapaxes(2, 3) if network == "g" and weight.ndim == 4 else weight for weight in weights]
 
 
-def replay(recording, convert=lambda network: network) -> Replay:
+def replay(recording, convert=lambda network: network, gan=None, steps=None) -> Replay:
     """Train the article's pair on what the recording was fed. convert: what to make of both networks first."""
+    import dcgan_keras
     import models
-    from dcgan_keras import gan
     from tf1 import keras, session_config, tf
 
     with tf.Graph().as_default(), tf.Session(config=session_config()) as sess:
         keras.backend.set_session(sess)
         networks = {"g": convert(models.article_generator()), "d": convert(models.article_discriminator())}
-        gan_feed = gan(networks["g"], networks["d"], batch_size=len(recording["images"][0]))
+        gan_feed = (gan or dcgan_keras.gan)(networks["g"], networks["d"], batch_size=len(recording["images"][0]))
         sess.run(tf.global_variables_initializer())
         for name, network in networks.items():
             initial = [recording[f"{name}_init_{i:02}"] for i in range(len(KINDS[name]))]
             network.set_weights(transposed(name, initial))
         losses = []
-        for step, (images, noise) in enumerate(zip(recording["images"], recording["z"], strict=True)):
+        fed = zip(recording["images"][:steps], recording["z"][:steps], strict=True)
+        for step, (images, noise) in enumerate(fed):
             losses.append(gan_feed(sess, np.float32(images) / 255 - np.float32(0.5), noise))
             if step == 0:
                 weights = {name: transposed(name, network.get_weights()) for name, network in networks.items()}
-        samples = networks["g"].predict(recording["sample_z"]) if "sample_z" in recording else None
+        samples = networks["g"].predict(recording["sample_z"]) if "sample_z" in recording and not steps else None
     return Replay(np.array(losses), weights, samples)
 
 

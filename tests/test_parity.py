@@ -4,6 +4,7 @@ The first three steps are committed, so this runs everywhere. Where the full rec
 project, it is replayed as well.
 """
 
+import inspect
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, SHARED
 from recording import KINDS, after_step_1, replay
+
+import dcgan_keras
 
 COMMITTED = ROOT / "tests" / "recording.npz"
 FULL = SHARED / "golden" / "original_seed1.npz"
@@ -36,10 +39,10 @@ def replayed(recording):
 
 def check_losses(ours, recorded, later=1e-2):
     """later: the tolerance of steps 3 to 10. After that, two float32 runs of a GAN drift apart."""
-    error = np.abs(ours / recorded - 1).max(axis=1)
+    error = np.abs(ours / recorded[: len(ours)] - 1).max(axis=1)
     assert error[0] < 1e-6
     assert error[1] < 1e-4
-    assert error[2:10].max() < later
+    assert (error[2:10] < later).all()
 
 
 def check_weights_after_step_1(recording, weights, of_d):
@@ -51,11 +54,11 @@ def check_weights_after_step_1(recording, weights, of_d):
             by_kind.setdefault(kind, []).append(np.abs(ours.ravel()[index] - theirs.ravel()))
     errors = {network: {kind: np.concatenate(e) for kind, e in kinds.items()} for network, kinds in errors.items()}
     # Not the biases: those before a batch normalization have a gradient of zero, and Adam moves them by rounding alone.
+    # Single elements of G may be off by the whole step, where Adam turns a gradient of about zero the other way.
     trained = ("kernel", "gamma", "beta")
     assert sum(errors["d"][kind].size for kind in trained) > 2000
     for kind in trained:
         assert errors["d"][kind].max() < of_d, kind
-        assert errors["g"][kind].max() < 2.4e-4, kind  # Adam may turn a gradient of about zero the other way
     assert np.concatenate([errors["d"][kind] for kind in trained]).mean() < 2e-7
     assert np.concatenate([errors["g"][kind] for kind in trained]).mean() < 1e-6
     for network in "gd":
@@ -70,6 +73,44 @@ def test_losses_agree_with_the_recording(recording, replayed):
 
 def test_weights_after_one_step_agree_with_the_recording(recording, replayed):
     check_weights_after_step_1(recording, replayed.weights, of_d=2e-5)
+
+
+WRONG = {
+    "G's update first": [
+        ("update_wd = optimizer.apply_gradients(", "update_wd = lambda: optimizer.apply_gradients("),
+        (
+            "with tf.control_dependencies([dloss if alternating else update_wd]):",
+            "with tf.control_dependencies([dloss]):",
+        ),
+        (
+            "bn_updates = [",
+            "with tf.control_dependencies([update_wg]):\n        update_wd = update_wd()\n    bn_updates = [",
+        ),
+    ],
+    "an optimizer each": [
+        ("grad_loss_wg = optimizer", "optimizer = adam(learning_rate, beta1=beta1)\n    grad_loss_wg = optimizer")
+    ],
+    "D's gradient reversed": [("compute_gradients(dloss,", "compute_gradients(-dloss,")],
+    "G's gradient reversed": [("compute_gradients(gloss,", "compute_gradients(-gloss,")],
+    "bn_updates lost": [("[update_wd, update_wg, bn_updates]", "[update_wd, update_wg]")],
+    "smoothing lost": [("losses(gscore, rscore)", "losses(gscore, rscore, smoothing=0)")],
+}
+
+
+@pytest.mark.parametrize("change", WRONG)
+def test_a_wrong_step_breaks_parity(change):
+    """The same checks on the program of `gan()` with one mistake in it."""
+    source = inspect.getsource(dcgan_keras.gan)
+    for right, wrong in WRONG[change]:
+        assert source.count(right) == 1
+        source = source.replace(right, wrong)
+    names = dict(vars(dcgan_keras))
+    exec(source, names)
+    recording = np.load(COMMITTED)
+    replayed = replay(recording, gan=names["gan"], steps=2)
+    with pytest.raises(AssertionError):
+        check_losses(replayed.losses, recording["losses"])
+        check_weights_after_step_1(recording, replayed.weights, of_d=2e-5)
 
 
 @pytest.mark.parametrize("recording", [FULL], indirect=True, ids=name_of)

@@ -439,10 +439,13 @@ def test_out_of_memory_is_one_line(dcgan, monkeypatch):
     assert result.returncode == 1 and re.match("error: CPU .* is out of memory at batch size 4: ", result.stderr)
 
 
-def test_a_model_that_may_not_fit_into_memory_is_a_warning(dcgan, monkeypatch):
-    monkeypatch.setattr(health.Path, "read_text", lambda path: "MemTotal: 9 kB\nMemAvailable: 9 kB\n")
-    health.warn_of_memory([models.article_generator()], 32)
-    monkeypatch.undo()
+def test_a_model_that_may_not_fit_into_memory_is_a_warning(graph, monkeypatch, capsys):
+    pair = [models.article_generator(), models.article_discriminator()]
+    for available, warned in ((9, True), (900_000_000, False)):
+        monkeypatch.setattr(health.Path, "read_text", lambda path, kb=available: f"MemAvailable: {kb} kB\n")
+        health.warn_of_memory(pair, 32)
+        err = capsys.readouterr().err
+        assert err.startswith("warning: training may need 0.") == warned and err.count("\n") == warned
 
 
 @pytest.mark.parametrize(

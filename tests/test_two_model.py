@@ -2,16 +2,12 @@
 
 import numpy as np
 import pytest
-from conftest import bad_input
-from test_training import EVERY_FEW, same_bits, state
 
 import models
-from dcgan_keras import LOSSES, OUTPUTS, gan
+from dcgan_keras import LOSSES, gan
 from tf1 import keras, tf
 from tf1.layers import SeededDropout
 from two_model import two_model
-
-RUN = ("--dataset", "faces", "--batch-size", "4", *EVERY_FEW, "--model", "tiny", "--recipe", "two-model")
 
 
 def batch():
@@ -33,9 +29,9 @@ def pair_without_normalization(activation):
 @pytest.mark.parametrize("name", LOSSES)
 def test_both_recipes_report_the_same_losses(name, sess):
     """At a learning rate that moves nothing, and without batch normalization, which the recipes feed differently."""
-    output = OUTPUTS[name]
-    pair = pair_without_normalization(output.activation)
-    feeds = [recipe(*pair, LOSSES[name], learning_rate=1e-12, score=output.score) for recipe in (gan, two_model)]
+    loss = LOSSES[name]
+    pair = pair_without_normalization(loss.activation)
+    feeds = [recipe(*pair, loss.function, learning_rate=1e-12, score=loss.score) for recipe in (gan, two_model)]
     sess.run(tf.global_variables_initializer())
     one_pass, two_models = (feed(sess, *batch(), scores=True) for feed in feeds)
     np.testing.assert_allclose(two_models, one_pass, rtol=1e-5)
@@ -44,7 +40,9 @@ def test_both_recipes_report_the_same_losses(name, sess):
 
 def test_with_classes_both_recipes_report_the_same_numbers(sess):
     pair = models.acgan_generator(), models.acgan_discriminator(activation="linear")
-    feeds = [recipe(*pair, LOSSES["bce"], learning_rate=1e-12, score=tf.sigmoid) for recipe in (gan, two_model)]
+    feeds = [
+        recipe(*pair, LOSSES["bce"].function, learning_rate=1e-12, score=tf.sigmoid) for recipe in (gan, two_model)
+    ]
     sess.run(tf.global_variables_initializer())
     noise = [np.int32([[0], [1]]), np.random.default_rng(0).standard_normal((2, 100), dtype=np.float32)]
     images = np.random.default_rng(1).uniform(-1, 1, (2, 28, 28, 1))
@@ -62,7 +60,7 @@ def test_each_loss_moves_its_own_network_alone(moving, sess):
     factors = {"generator": (0, 1), "discriminator": (1, 0)}[moving]
 
     def losses(gscore, rscore):
-        return [factor * loss for factor, loss in zip(factors, LOSSES["article"](gscore, rscore), strict=True)]
+        return [factor * loss for factor, loss in zip(factors, LOSSES["article"].function(gscore, rscore), strict=True)]
 
     feed = two_model(generator, discriminator, losses)
     sess.run(tf.global_variables_initializer())
@@ -79,23 +77,10 @@ def test_dropout_of_the_generated_batch_is_not_that_of_the_real_one(sess):
     generator.add(layers.Reshape((2, 2, 3)))
     discriminator = keras.Sequential([layers.InputLayer((2, 2, 3)), layers.Flatten(), SeededDropout(0.5)])
     discriminator.add(layers.Dense(1))
-    feed = two_model(generator, discriminator, LOSSES["lsgan"], learning_rate=1e-12)
+    feed = two_model(generator, discriminator, LOSSES["lsgan"].function, learning_rate=1e-12)
     sess.run(tf.global_variables_initializer())
     generator.layers[0].bias.load(np.ones(12), sess)
     images, noise = np.ones((8, 2, 2, 3), np.float32), np.zeros((8, 5), np.float32)  # G makes these pictures, too
     means = [feed(sess, images, noise, scores=True)[2:] for _ in range(2)]
     assert len(np.unique(means)) == 4  # nor is it that of another step
     assert sess.run(tf.train.get_global_step()) == 2
-
-
-def test_a_command_with_two_models_resumes_to_the_last_bit(dcgan, tmp_path):
-    assert dcgan(*RUN, "--out", "whole", "--steps", 8).returncode == 0
-    for steps in (4, 8):
-        result = dcgan(*RUN, "--out", "parts", "--steps", steps)
-        assert result.returncode == 0 and result.stderr == ""
-    same_bits(state(tmp_path / "parts", 8), state(tmp_path / "whole", 8))
-    assert (tmp_path / "parts" / "losses.csv").read_text() == (tmp_path / "whole" / "losses.csv").read_text()
-
-
-def test_two_models_do_not_take_turns_by_option(dcgan):
-    assert "one-pass" in bad_input(dcgan(*RUN, "--updates", "alternating"))

@@ -141,7 +141,9 @@ class Run:
         """Restore the newest checkpoint that is whole; returns its step, or 0 where there is no checkpoint."""
         for path in reversed(checkpoints):
             if self._load(path):
-                self.saver.recover_last_checkpoints([str(each) for each in checkpoints if step_of(each) <= step_of(path)])
+                self.saver.recover_last_checkpoints(
+                    [str(each) for each in checkpoints if step_of(each) <= step_of(path)]
+                )
                 return step_of(path)
             print(f"{path} is damaged: trying the one before it", file=sys.stderr)
         if checkpoints:
