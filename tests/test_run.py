@@ -1,11 +1,14 @@
 """What a run leaves, how it resumes, and what it refuses: at the command."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from conftest import SHORT, bad_input, contents, state
+from conftest import ROOT, SHORT, bad_input, contents, state
 from PIL import Image
 
 import command
@@ -348,12 +351,27 @@ def test_no_room_on_the_disk_is_refused_before_anything_changes(dcgan, tmp_path,
         (("--keep-checkpoints",), "--keep-every"),
         (("--recipe", "two-model", "--updates", "alternating"), "one-pass"),
         (("--out", "file/run"), "--out file/run cannot be written"),
+        (("--out", os.fsdecode(b"caf\xe9")), r"--out caf\udce9 is not UTF-8"),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments, words, dcgan, tmp_path):
     (tmp_path / "file").touch()
     assert words in bad_input(dcgan(*SHORT, *arguments))
     assert {p.name for p in tmp_path.iterdir()} <= {"file", "cache"}
+
+
+def test_a_folder_is_named_in_any_letters(dcgan, tmp_path):
+    assert dcgan(*SHORT, "--steps", 1, "--out", "łódź 写真").returncode == 0
+    assert (tmp_path / "łódź 写真" / "generator.h5").exists()
+
+
+def test_help_and_wrong_options_do_not_wait_for_tensorflow():
+    """Half a second on an idle machine; here, that TensorFlow is not loaded."""
+    for arguments, code in ((["--help"], 0), (["--dataset", "x"], 2), (["--model", "x"], 2)):
+        program = "import runpy, sys; sys.argv[1:] = %r\ntry: runpy.run_path('dcgan_keras.py', run_name='__main__')\n"
+        program += "except SystemExit as leaving: sys.exit(40 if 'tensorflow' in sys.modules else leaving.code)"
+        done = subprocess.run([sys.executable, "-c", program % arguments], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == code and done.stderr.count("\n") == (code == 2), done.stderr
 
 
 def test_acgan_needs_classes(dcgan, images):

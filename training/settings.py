@@ -164,6 +164,11 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
         parser.error("--recipe two-model is for one device; --devices is for --recipe one-pass")
     if settings.keep_checkpoints and not settings.keep_every:
         parser.error("--keep-checkpoints needs --keep-every, which says how often")
+    for option, path in (("--out", settings.out), ("--start-from", settings.start_from)):
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:  # bytes that are no UTF-8
+            parser.error(f"{option} {command.printable(str(path))} is not UTF-8, as TensorFlow needs it")
     if (settings.from_step or settings.keep_optimizer) and not settings.start_from:
         option = "--from-step" if settings.from_step else "--keep-optimizer"
         parser.error(f"{option} needs --start-from, which names the run to go on from")
