@@ -178,6 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
         skip_bad=settings.skip_bad,
         check_cache=settings.check_cache,
         labelled=pair.with_classes,
+        out=settings.out,
     )
     settings.count_steps(data.batches_per_epoch(dataset, settings.batch_size))
     classes = [len(dataset.classes)] if pair.with_classes else []

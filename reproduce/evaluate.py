@@ -42,7 +42,7 @@ layers = keras.layers
 
 K = 3  # which nearest neighbour bounds a point's ball: Kynkäänniemi et al. 2019, section 3.1
 BLOCK = 1000  # rows of a distance matrix held at a time: 80 MB of 10,000 columns
-DATASETS = [name for name in data.DATASETS if name != "folder"]  # a folder has no test pictures
+DATASETS = [name for name in data.DATASETS if name not in ("folder", "arrays")]  # which have no test images
 LARGEST = 64  # pixels, of a side: what the classifier sees
 FIELDS = ("pictures", "step", "samples", "frechet", "precision", "recall", "rarest", "variety", "asked")
 LINE = "{:<40} {:>7} {:>8} {:>9} {:>10} {:>7} {:>7} {:>8} {:>7}"

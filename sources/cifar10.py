@@ -3,101 +3,118 @@
 import io
 import os
 import pickle
+import shutil
+import tarfile
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from command import InputError, printable
-from sources import Dataset, official
+from sources import Dataset, official, workshop
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-
-# As in tf_keras.datasets, so that both share one cache. The archive is unpacked only if its hash is the official one.
+FOLDER = "cifar-10-batches-py"
+ARCHIVE = "cifar-10-python.tar.gz"
+FILES = {"train": [f"data_batch_{i + 1}" for i in range(5)], "test": ["test_batch"]}
 DOWNLOAD = {
-    "fname": "cifar-10-batches-py",
-    "origin": "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    "origin": f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}",
     "file_hash": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-    "untar": True,
 }
 
 
 def load(data_dir: str | os.PathLike | None, split: str) -> Dataset:
-    """50,000 pictures ("train") or 10,000 ("test") of 32x32x3 from `data_dir`/cifar-10-batches-py, downloaded if
-    `data_dir` is None. Raises `InputError`."""
+    """50,000 images ("train") or 10,000 ("test") of 32x32x3 from `data_dir`/cifar-10-batches-py. If `data_dir` is
+    None, from Keras' folder or our own, to which they are downloaded. Raises `InputError`."""
     if data_dir is None:
-        data_dir = official.download("cifar10", **DOWNLOAD)
-    folder = Path(data_dir, "cifar-10-batches-py")
+        return official.find("cifar10", lambda place: load(place, split), _download)
+    folder = Path(data_dir, FOLDER)
     if not os.path.isdir(folder):
-        archive = Path(data_dir, "cifar-10-python.tar.gz")
-        hint = "unpack cifar-10-python.tar.gz there first" if archive.exists() else "--data-dir is the folder around it"
+        hint = f"unpack {ARCHIVE} there first" if Path(data_dir, ARCHIVE).exists() else "--data-dir is its parent"
         raise InputError(f"there is no folder {printable(str(folder))}; {hint}")
-    files = [f"data_batch_{i + 1}" for i in range(5)] if split == "train" else ["test_batch"]
-    images = np.empty((len(files) * 10_000, 32, 32, 3), np.uint8)
+    images = np.empty((len(FILES[split]) * 10_000, 32, 32, 3), np.uint8)
     labels = np.empty(len(images), np.int64)
-    for i, file in enumerate(files):
-        part = slice(i * 10_000, (i + 1) * 10_000)
-        path = folder / file
+    for i, name in enumerate(FILES[split]):
+        part, path = slice(i * 10_000, (i + 1) * 10_000), folder / name
         images[part], labels[part] = batch(official.content(path), printable(str(path)))
     meta = folder / "batches.meta"
     names = class_names(official.content(meta), printable(str(meta))) if meta.exists() else CLASSES
     return Dataset("cifar10", images, labels, names)
 
 
+def _download(own: Path) -> None:
+    """Fetch the archive and unpack it; the folder appears when all its files are whole, then the archive goes."""
+    official.fetch(own / ARCHIVE, **DOWNLOAD)
+    with workshop(own) as beside:
+        (beside / FOLDER).mkdir()
+        with tarfile.open(own / ARCHIVE) as archive:
+            for member in archive:  # by names of our own, so that no path in the archive is followed
+                name = member.name.removeprefix(f"{FOLDER}/")
+                if member.isfile() and name in (*FILES["train"], *FILES["test"], "batches.meta"):
+                    with archive.extractfile(member) as source, open(beside / FOLDER / name, "wb") as target:
+                        shutil.copyfileobj(source, target)
+        if (own / FOLDER).exists():  # it could not be read
+            shutil.rmtree(own / FOLDER)
+        os.replace(beside / FOLDER, own / FOLDER)
+    os.unlink(own / ARCHIVE)
+
+
 def batch(content: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Images (10000, 32, 32, 3) uint8 and labels (10000,) int64 from the bytes of a data_batch file. Raises
     `InputError`, which calls the file `name`."""
-    try:
-        items = unpickle(content)
-        data, labels = items.get(b"data"), items.get(b"labels")
-        if type(labels) is not list or len(labels) != 10_000:
-            raise ValueError("it does not have 10,000 labels")
-        if not all(type(label) is int and 0 <= label < 10 for label in labels):
-            raise ValueError("it has labels other than 0 to 9")
-        if type(data) is not Matrix or data.shape != (10_000, 3072):
-            raise ValueError("it does not have 10,000 pictures of 32x32")
-    except ValueError as error:
-        raise InputError(f"{name} is not a CIFAR-10 batch: {error}; download it again") from error
-    matrix = np.frombuffer(data.content, np.uint8).reshape(data.shape, order=data.order)
+    items = _unpickle(content, f"{name} is not a CIFAR-10 batch")
+    match items.get(b"labels"), items.get(b"data"):
+        case list(labels), _NumPy(
+            state=(1, (10_000, 3072), _NumPy(arguments=(b"u1", 0, 1)), bool(in_columns), bytes(pixels))
+        ) if len(labels) == 10_000 and len(pixels) == 10_000 * 3072:
+            pass
+        case _:
+            raise InputError(
+                f"{name} is not a CIFAR-10 batch: it does not have 10,000 labels and images of 32x32; download it again"
+            )
+    if not all(type(label) is int and 0 <= label < 10 for label in labels):
+        raise InputError(f"{name} is not a CIFAR-10 batch: it has labels other than 0 to 9; download it again")
+    matrix = np.frombuffer(pixels, np.uint8).reshape((10_000, 3072), order="F" if in_columns else "C")
     return matrix.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.array(labels, np.int64)
 
 
 def class_names(content: bytes, name: str) -> list[str]:
     """The ten class names from the bytes of batches.meta. Raises `InputError`, which calls the file `name`."""
-    try:
-        names = unpickle(content).get(b"label_names")
-        if type(names) is not list or len(names) != 10 or not all(type(each) is bytes for each in names):
-            raise ValueError("it does not have ten label_names")
-    except ValueError as error:
-        raise InputError(f"{name} is not CIFAR-10's batches.meta: {error}; download it again") from error
+    names = _unpickle(content, f"{name} is not CIFAR-10's batches.meta").get(b"label_names")
+    if type(names) is not list or len(names) != 10 or not all(type(each) is bytes for each in names):
+        raise InputError(f"{name} is not CIFAR-10's batches.meta: it does not have ten label_names; download it again")
     return [printable(os.fsdecode(each)) for each in names]
 
 
-def unpickle(content: bytes) -> dict[bytes, object]:
-    """The dict in a CIFAR-10 file: keys are bytes, values are bytes, ints, lists of them, or a `Matrix`.
-
-    A pickle is a program that may call anything. Here it can call nothing: see `Unpickler`. Raises `ValueError`.
-    """
-    source = Source(content)
+def _unpickle(content: bytes, wrong: str) -> dict[bytes, object]:
+    """The dict in a CIFAR-10 file. Raises `InputError`, whose text begins with `wrong`."""
     try:
-        items = Unpickler(source, encoding="bytes").load()
+        items = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+        if type(items) is not _Dict:
+            raise ValueError("it does not hold a dict")
     except EOFError as error:
-        raise ValueError("it is truncated") from error
-    except (LookupError, TypeError, AttributeError, UnicodeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"byte {source.tell() - 1} is not what such a file has there") from error
-    if type(items) is not Dict:
-        raise ValueError("it does not hold a dict")
+        raise InputError(f"{wrong}: it is truncated; download it again") from error
+    except ValueError as error:
+        raise InputError(f"{wrong}: {printable(str(error))}; download it again") from error
+    except Exception as error:  # pickle raises what comes first
+        raise InputError(f"{wrong}: it is no pickle of that kind; download it again") from error
     return items
 
 
-class Matrix:
-    """What stands for a NumPy matrix of uint8 in a pickle."""
+class _NumPy:
+    """What stands for each of NumPy's names in a pickle: it keeps what it is called with, and its state."""
 
-    shape, order, content = None, "C", b""  # until its state is read
+    state = None
+
+    def __init__(self, *arguments: object):
+        self.arguments = arguments
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
 
 
-class Dict(dict):
-    """A dict whose keys are bytes: hashing a deep nest of tuples would overflow C's stack."""
+class _Dict(dict):
+    """A dict whose keys are bytes: hashing deeply nested tuples would overflow C's stack."""
 
     def __setitem__(self, key: object, value: object) -> None:
         if type(key) is not bytes:
@@ -105,68 +122,18 @@ class Dict(dict):
         super().__setitem__(key, value)
 
 
-class Source(io.BytesIO):
-    """A file that ends with an error and can be read only so often, which bounds an unpickler's time and memory."""
-
-    reads = 0
-
-    def read(self, size: int) -> bytes:
-        self.reads += 1
-        if self.reads > 1_000_000:  # an official file takes some 70,000
-            raise ValueError("it has more instructions than any such file")
-        content = super().read(size)
-        if len(content) < size:
-            raise EOFError
-        return content
-
-    def readline(self) -> bytes:  # of a name
-        return super().readline(99)
-
-
-class Unpickler(pickle._Unpickler):
-    """Reads what Python 2's pickle wrote of ints, strings, lists, dicts and uint8 matrices, and nothing else.
-
-    It knows only the instructions that CIFAR-10's files are made of. None of them takes more memory than their own
-    bytes and a few hundred more. NumPy's three names (NumPy 2 has moved the originals) are plain strings here, so that
-    nothing on the stack can be called or has attributes to be set. This is the unpickler in Python, whose memo is a
-    dict: the one in C has an array as long as the largest index in the file. Instructions: CPython's
-    Lib/pickletools.py.
+class _Unpickler(pickle._Unpickler):
+    """Knows NumPy's three names, as `_NumPy`, and no other: https://docs.python.org/3/library/pickle.html, "Restricting
+    globals". The unpickler in C would allocate an array as long as the largest memo index in the file.
     """
 
-    NAMES = ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype")
-
-    def find_class(self, module: str, name: str) -> str:
-        if f"{module}.{name}" not in self.NAMES:
-            raise ValueError(f"it names {printable(f'{module}.{name}')}")
-        return f"{module}.{name}"
-
-    def load_empty_dictionary(self) -> None:
-        self.append(Dict())
-
-    def load_reduce(self) -> None:
-        match self.stack.pop(-2), self.stack.pop():
-            case "numpy.core.multiarray._reconstruct", ("numpy.ndarray", (0,), b"b"):
-                self.append(Matrix())
-            case "numpy.dtype", (b"u1", 0, 1):
-                self.append("uint8")
-            case _:
-                raise TypeError
-
-    def load_build(self) -> None:
-        match self.stack.pop(-1), self.stack[-1]:
-            case (3, b"|", None, None, None, -1, -1, 0), "uint8":
-                pass
-            case (1, (int(rows), int(columns)), "uint8", bool(fortran), bytes(content)), Matrix() as matrix:
-                if min(rows, columns) < 0 or rows * columns != len(content):
-                    raise ValueError("its matrix does not have the size that it claims")
-                matrix.shape, matrix.order, matrix.content = (rows, columns), "F" if fortran else "C", content
-            case _:
-                raise TypeError
-
-    # Protocol; ints, strings, constants; put and get; mark, tuples, lists, dicts; names; stop.
+    # What the files are made of: ints, bytes, constants; put and get; mark, tuples, lists, dicts; names, calls, states.
     dispatch: ClassVar = {
-        **{code: pickle._Unpickler.dispatch[code] for code in b"\x80KMJUTN\x88\x89qrhj(t)\x85\x86\x87]eausc."},
-        ord("}"): load_empty_dictionary,
-        ord("R"): load_reduce,
-        ord("b"): load_build,
+        code: pickle._Unpickler.dispatch[code] for code in b"\x80KMJUTN\x88\x89qrhj(t)\x85\x86\x87]eauscRb."
     }
+    dispatch[ord("}")] = lambda self: self.append(_Dict())
+
+    def find_class(self, module: str, name: str) -> type:
+        if (module, name) in (("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")):
+            return _NumPy
+        raise ValueError(f"it names {module[:99]}.{name[:99]}")

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from sources import Dataset, Shape
 
 CLASSES = ["bald", "short hair", "long hair", "curls", "mohawk", "buns", "cap", "beanie", "top hat", "crown"]
+VERSION = 1  # of the drawing; changes whenever it makes other bytes
 MAX_BYTES = 2**29  # of all images: 10,000 up to 128x128, 4,473 at 200x200
 DRAWS = 64  # random numbers per face
 
@@ -33,7 +34,7 @@ BACKGROUND = [(150, 206, 240), (246, 196, 170), (178, 226, 178), (222, 190, 240)
 BACKGROUND += [(240, 170, 190), (190, 196, 214), (126, 150, 210), (230, 214, 190)]
 IRIS = [(84, 54, 30), (58, 112, 190), (70, 140, 80), (40, 40, 46)]
 WHITE, INK, GOLD = (252, 252, 250), (36, 30, 34), (250, 200, 40)
-# The upper half of a unit circle and a curl's places around a head, as (x, y) with y downwards.
+# Where curls are around a head, in half widths and half heights of it, with y downwards.
 CURLS = [(-1.0, 0.15), (-1.02, -0.25), (-0.85, -0.62), (-0.5, -0.92), (0, -1.04), (0.5, -0.92), (0.85, -0.62)]
 CURLS += [(1.02, -0.25), (1.0, 0.15)]
 
@@ -51,7 +52,7 @@ def load(shape: Shape, seed: int | list[int], count: int = 10_000) -> Dataset:
         _Face(canvas, iter(numbers.tolist())).draw(CLASSES[label])
         small = canvas.reduce(scale)
         image[:] = np.asarray(small if channels == 3 else small.convert("L")).reshape(shape)
-    return Dataset("faces", images, labels, CLASSES)
+    return Dataset("faces", images, labels, CLASSES, f"faces {VERSION} from {seed}")
 
 
 def _columns(random: np.ndarray, height: int) -> np.ndarray:

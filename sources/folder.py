@@ -1,4 +1,4 @@
-"""A folder of one's own pictures: found, decoded once into a cache, and read from there batch by batch."""
+"""A folder of the user's images: found, decoded once into a cache, and read from there batch by batch."""
 
 import hashlib
 import json
@@ -7,88 +7,39 @@ import os
 import shutil
 import stat
 import sys
-import tempfile
 import time
-import warnings
-from contextlib import suppress
-from functools import cache
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from command import InputError, printable
-from sources import Dataset, Shape, cache_home
+from sources import Dataset, Shape, cache_home, workshop
+from sources.image_file import TooShallow, decode, extensions
 
-MAX_PIXELS = 2**26  # of one picture: 67 million, up to 0.5 GB while it is decoded
-VERSION = 2  # of the cache; changes whenever `picture` makes other pixels
-QUIET = 1  # seconds of decoding without a progress bar
+VERSION = 3  # of the cache; changes whenever `decode` makes other pixels
+QUIET = 1  # seconds of decoding before its progress is shown
 
-# Formats that Pillow cannot read without a plugin, or that it hands to another program (Ghostscript).
-_NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-
-
-def picture(source: str | os.PathLike | BinaryIO, shape: Shape) -> np.ndarray:
-    """A picture file as uint8 of `shape` (height, width, channels): its first frame, rotated as its EXIF data say, on
-    white where it is transparent, cropped to the middle in the model's proportions, grey or RGB.
-
-    Raises `InputError`, whose text is the reason alone, for what cannot be read or has over `MAX_PIXELS` pixels.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a doubtful file is either read or refused
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(source, formats=_formats()) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise InputError(f"{image.width}x{image.height} pixels are too many")
-                image.draft(None, (2 * max(shape[:2]),) * 2)  # lets JPEG skip detail that would be lost anyway
-                ImageOps.exif_transpose(image, in_place=True)
-                return fit(_eight_bits(image), shape)
-    except InputError:
-        raise
-    except UnidentifiedImageError as error:
-        raise InputError("it is not a picture that Pillow can read") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"it has more than {MAX_PIXELS} pixels") from error
-    except Exception as error:  # Pillow's readers have no common exception
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise InputError(printable(reason)) from error
+# What systems leave in folders, in lower case. Names with a dot in front are left out anyway.
+_LEFT_BEHIND = {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "__macosx", "lost+found", "$recycle.bin"}
+_LEFT_BEHIND |= {"recycler", "system volume information", "thumbs", "thumbs.db", "desktop.ini"}
 
 
-@cache
-def _formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(name for name in Image.OPEN if name not in _NOT_PICTURES)
+class _File(NamedTuple):
+    name: str  # relative to the folder
+    size: int  # bytes; -1 where a link leads nowhere
+    mtime_ns: int
 
 
-@cache
-def _extensions() -> tuple[str, ...]:
-    return tuple(ending for ending, name in Image.registered_extensions().items() if name in _formats())
+class _Cache(NamedTuple):
+    """What is decoded: row i of `images` is `files[i]`."""
 
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """`image` with 8 bits per channel; Pillow itself would clip 16-bit greys instead of scaling them."""
-    if not image.mode.startswith(("I", "F")):
-        return image
-    values = np.array(image, np.float32)
-    values *= 255 if image.mode == "F" else 255 / 65535
-    if not (values.min() >= 0 and values.max() <= 255):  # refuses NaN as well
-        raise InputError("its pixels are neither 8 nor 16 bits nor from 0 to 1")
-    return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
-
-
-def fit(image: Image.Image, shape: Shape) -> np.ndarray:
-    """The middle of an 8-bit picture, resized to `shape`, as uint8."""
-    height, width, channels = shape
-    target = "L" if channels == 1 else "RGB"
-    mode = "RGBA" if image.has_transparency_data else target
-    if image.mode != mode:  # a copy, which may be a large one
-        image = image.convert(mode)
-    image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-    if mode == "RGBA":
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert(target)
-    return np.asarray(image).reshape(shape)
+    images: np.ndarray
+    files: list[_File]
+    unreadable: dict[_File, str]  # with the reason
+    depth: int  # bits of the values in 16-bit files
 
 
 def load(
@@ -98,234 +49,222 @@ def load(
     cache_dir: str | os.PathLike | None = None,
     check_cache: bool = False,
     labelled: bool = False,
+    out: str | os.PathLike | None = None,
 ) -> Dataset:
-    """All pictures under `data_dir`, decoded into a cache on disk; subfolders of the first level are the classes.
+    """All images under `data_dir`, decoded into a cache on disk; subfolders of the first level are the classes.
 
-    A picture outside the subfolders has no class: then there are no labels, which is reported, or refused where the
-    model needs them (`labelled`). Raises `InputError`.
+    An image outside the subfolders has no class: then there are no labels, which is reported, or refused where the
+    model needs them (`labelled`). What lies in `out` or in the folder of another run is left out. check_cache: decode
+    the folder anew. Raises `InputError`.
     """
     if data_dir is None:
-        raise InputError("--dataset folder needs --data-dir, the folder with the pictures")
+        raise InputError("--dataset folder needs --data-dir, the folder with the images")
     root = os.path.abspath(data_dir)
-    files = _files_under(root)
+    files, others = _files_under(root, out)
     if not files:
-        raise InputError(f"{printable(root)} has no pictures; name another folder with --data-dir")
-    if labelled and (stray := _strays(root, [file.name for file in files])):
-        raise InputError(f"the model needs classes, and {stray}; put every picture into a subfolder named as its class")
-    cache_dir = cache_dir or cache_home()
-    key = hashlib.sha256(repr((VERSION, os.path.realpath(root), shape, files)).encode())
-    path = Path(cache_dir, f"{key.hexdigest()[:32]}.pictures")
+        others = f", but {others}" if others else ""
+        raise InputError(f"{printable(root)} has no images{others}; name another folder with --data-dir")
+    if labelled and (stray := _strays(root, files)):
+        raise InputError(f"the model needs classes, and {stray}; put every image into a subfolder named as its class")
+    cache_dir = Path(cache_dir or cache_home())
+    key = hashlib.sha256(os.fsencode(f"{os.path.realpath(root)} {shape}")).hexdigest()[:32]
     try:
-        bad = _bad_of_whole(path, math.prod(shape), check_cache)
-        if bad is None:
-            bad = _decode(path, root, files, shape, skip_bad)
-        _refuse(root, files, bad, skip_bad)
-        images = np.asarray(np.memmap(path, np.uint8, "r", shape=(len(files) - len(bad), *shape)))
+        cache = _cached(cache_dir / key, root, files, shape, out, check_cache)
     except OSError as error:
         raise InputError(
             f"the cache in {printable(str(cache_dir))} cannot be used ({printable(error.strerror or str(error))}); "
             "let XDG_CACHE_HOME name another folder"
         ) from error
-    for index, reason in bad.items():
-        print(f"skipped {printable(os.path.join(root, files[index].name))}: {reason}", file=sys.stderr)
-    names = [file.name for i, file in enumerate(files) if i not in bad]
-    if stray := _strays(root, names):
-        if any(os.sep in name for name in names):
-            print(f"the pictures have no class labels, because {stray}", file=sys.stderr)
-        return Dataset("folder", images, None, [])
-    classes, labels = np.unique([name.split(os.sep)[0] for name in names], return_inverse=True)
-    return Dataset("folder", images, labels.astype(np.int64), [printable(str(name)) for name in classes])
+    if cache.unreadable and not (skip_bad and cache.files):
+        file, reason = next(iter(cache.unreadable.items()))
+        more = f" (and {len(cache.unreadable) - 1} more)" if len(cache.unreadable) > 1 else ""
+        advice = "none is left" if skip_bad else "remove what cannot be read, or leave it out with --skip-bad"
+        raise InputError(f"{printable(os.path.join(root, file.name))}{more} cannot be read: {reason}; {advice}")
+    if others:
+        print(f"left out: {others}", file=sys.stderr)
+    for file, reason in cache.unreadable.items():
+        print(f"skipped {printable(os.path.join(root, file.name))}: {reason}", file=sys.stderr)
+    return Dataset("folder", cache.images, *_classes(root, cache.files))
 
 
-def _strays(root: str, names: list[str]) -> str:
-    """A clause about the pictures that are in no subfolder, or "" if there are none."""
-    strays = [name for name in names if os.sep not in name]
+def _classes(root: str, files: list[_File]) -> tuple[np.ndarray | None, list[str]]:
+    """Labels and the classes' names, which are printed."""
+    if stray := _strays(root, files):
+        if any(os.sep in file.name for file in files):
+            print(f"the images have no class labels, because {stray}", file=sys.stderr)
+        return None, []
+    names, labels = np.unique([file.name.split(os.sep)[0] for file in files], return_inverse=True)
+    classes = [printable(str(name)) for name in names]
+    more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
+    print(f"classes: {', '.join(classes[:20])}{more}")
+    if all(file.name.count(os.sep) > 1 for file in files):
+        deeper = printable(os.path.join(root, str(names[0])))
+        print(f"every class holds only folders; if those are the classes, use --data-dir {deeper}", file=sys.stderr)
+    return labels.astype(np.int64), classes
+
+
+def _strays(root: str, files: list[_File]) -> str:
+    """A clause about the images that are in no subfolder, or "" if there are none."""
+    strays = [file.name for file in files if os.sep not in file.name]
     if not strays:
         return ""
-    others = f" and {len(strays) - 1} more are" if len(strays) > 1 else " is"
-    return f"{printable(os.path.join(root, strays[0]))}{others} in no subfolder"
+    more = f" and {len(strays) - 1} more are" if len(strays) > 1 else " is"
+    return f"{printable(os.path.join(root, strays[0]))}{more} in no subfolder"
 
 
-class _File(NamedTuple):
-    name: str  # relative to the folder
-    size: int  # bytes; -1 where a link leads nowhere
-    mtime_ns: int
+def _files_under(root: str, out: str | os.PathLike | None) -> tuple[list[_File], str]:
+    """Every image file under `root` by its ending, sorted by name, and a clause about the other files.
 
-
-def _files_under(root: str) -> list[_File]:
-    """Every picture file under `root` by its extension, sorted by name. Hidden ones are left out, links are followed,
-    and a folder that several links lead to counts once, so that loops end."""
+    Hidden files and runs are left out. Links are followed, and a folder that several links lead to counts once, so that
+    loops end.
+    """
 
     def fail(error: OSError) -> None:
         raise error
 
-    files, seen = [], set()
+    files, others, seen = [], Counter(), set()
     try:
         for folder, subfolders, names in os.walk(root, followlinks=True, onerror=fail):
             status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in seen:
+            is_run = not {"run.json", ".lock"}.isdisjoint(names) or (
+                out is not None and os.path.exists(out) and os.path.samestat(status, os.stat(out))
+            )
+            if is_run and folder == root:
+                raise InputError(f"{printable(root)} is the folder of a run; --data-dir is a folder with only images")
+            if is_run or (status.st_dev, status.st_ino) in seen:
                 subfolders.clear()
                 continue
             seen.add((status.st_dev, status.st_ino))
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-            for name in names:
-                if name.startswith(".") or not name.lower().endswith(_extensions()):
-                    continue
-                path = os.path.join(folder, name)
-                try:
-                    status = os.stat(path)
-                except OSError:  # a link that leads nowhere, or a file that has just vanished
-                    files.append(_File(os.path.relpath(path, root), -1, -1))
+            subfolders[:] = sorted(_visible(subfolders))
+            for name in _visible(names):
+                ending = os.path.splitext(name)[1].lower()
+                if ending in extensions():
+                    files.append(_file(root, os.path.join(folder, name)))
                 else:
-                    if stat.S_ISREG(status.st_mode):
-                        files.append(_File(os.path.relpath(path, root), status.st_size, status.st_mtime_ns))
+                    others[printable(ending) or "without an ending"] += 1
     except OSError as error:
         name = printable(os.fsdecode(error.filename or root))
         raise InputError(f"{name} cannot be read: {error.strerror}; check --data-dir") from error
-    return sorted(files)
+    counts = [f"{count} {ending}" for ending, count in others.most_common(5)]
+    counts += [f"{sum(others.values())} in all"] if len(others) > 5 else []
+    return sorted(filter(None, files)), f"{', '.join(counts)} (no endings of images)" if counts else ""
 
 
-def _refuse(root: str, files: list[_File], bad: dict[int, str], skip_bad: bool) -> None:
-    """Raise `InputError` if there are `bad` pictures, {index: reason}, and they may not be skipped or are all."""
-    if not bad or (skip_bad and len(bad) < len(files)):
-        return
-    index, reason = next(iter(bad.items()))
-    others = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-    advice = "none is left" if skip_bad else "remove what cannot be read, or leave it out with --skip-bad"
-    raise InputError(f"{printable(os.path.join(root, files[index].name))}{others} cannot be read: {reason}; {advice}")
+def _visible(names: Iterable[str]) -> Iterator[str]:
+    return (name for name in names if not name.startswith(".") and name.lower() not in _LEFT_BEHIND)
 
 
-# A cache holds the bytes of its pictures, then a note in JSON, then the note's SHA-256 and length. Pictures are read
-# where they are, by no format's reader: at worst, a damaged cache shows wrong pixels.
-
-
-class _Decoded:
-    """How far a cache is: {index: reason} of the files that cannot be read, and what is known of all others."""
-
-    def __init__(self, bad: dict[int, str] | None = None, pictures: int = 0):
-        self.bad = bad or {}
-        # One value, so that an interrupt finds both as they were or both new: the number and SHA-256 of the pictures.
-        self.hashed = pictures, hashlib.sha256()
-
-    @property
-    def files(self) -> int:
-        return self.hashed[0] + len(self.bad)
-
-    def write_note(self, file: BinaryIO, row: int) -> None:
-        """End a cache behind its pictures of `row` bytes, sync and close it."""
-        pictures, digest = self.hashed
-        file.seek(pictures * row)
-        file.truncate()
-        modified = int(time.time()) // 2 * 2  # in even seconds, which every file system can store
-        note = json.dumps({"bad": self.bad, "sha256": digest.hexdigest(), "modified": modified}).encode()
-        file.write(note + hashlib.sha256(note).digest() + len(note).to_bytes(8, "little"))
-        file.flush()
-        os.fsync(file.fileno())
-        file.close()
-        os.utime(file.name, (modified, modified))
-
-
-def _read_note(file: BinaryIO, row: int, check: bool) -> _Decoded | None:
-    """What a cache with pictures of `row` bytes holds, or None if it is damaged. Its length and time of modification
-    are compared; the checksum of its pictures too if `check`, or if the time differs."""
-    length = file.seek(0, os.SEEK_END)
-    file.seek(max(0, length - 40))
-    tail = file.read()
-    end = length - 40 - int.from_bytes(tail[32:], "little")
-    if len(tail) < 40 or end < 0 or end % row:
-        return None
-    file.seek(end)
-    content = file.read(length - 40 - end)
-    if hashlib.sha256(content).digest() != tail[:32]:
-        return None
-    note = json.loads(content)
-    decoded = _Decoded({int(index): reason for index, reason in note["bad"].items()}, end // row)
-    if check or os.fstat(file.fileno()).st_mtime != note["modified"]:
-        file.seek(0)
-        digest = hashlib.sha256()
-        for start in range(0, end, 1 << 20):
-            digest.update(file.read(min(1 << 20, end - start)))
-        if digest.hexdigest() != note["sha256"]:
-            return None
-        decoded.hashed = end // row, digest
-        with suppress(PermissionError):
-            os.utime(file.name, (note["modified"], note["modified"]))  # or it would be checked every time
-    return decoded
-
-
-def _bad_of_whole(path: Path, row: int, check: bool) -> dict[int, str] | None:
-    """{index: reason} of the pictures that are not in the cache `path`; None if it is missing or damaged."""
+def _file(root: str, path: str) -> _File | None:
+    """The entry of a file; None for what is no file, such as a pipe."""
+    name = os.path.relpath(path, root)
     try:
-        with open(path, "rb") as file:
-            decoded = _read_note(file, row, check)
-    except FileNotFoundError:
-        return None
-    return decoded and decoded.bad
+        status = os.stat(path)
+    except OSError:  # a link that leads nowhere, or a file that has just vanished
+        return _File(name, -1, -1)
+    return _File(name, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
-def _decode(path: Path, root: str, files: list[_File], shape: Shape, skip_bad: bool) -> dict[int, str]:
-    """Decode `files` into the cache `path` and return {index: reason} of those that cannot be read.
+# The cache: {key}.images has the bytes of the images one after another, {key}.json says which they are.
 
-    It is written under another name, so that `path` is whole or does not exist. What an interrupted process has
-    decoded is kept as `*.interrupted`, and the next one, which takes it by renaming, continues from there.
-    """
-    row, interrupted = math.prod(shape), path.with_suffix(".interrupted")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for pattern, hours in (("*.partial", 1), ("*.interrupted", 240)):  # a process that is alive writes all the time
-        for left in path.parent.glob(pattern):
-            with suppress(FileNotFoundError):
-                if time.time() - left.stat().st_mtime > 3600 * hours:
-                    left.unlink()
-    handle, partial = tempfile.mkstemp(".partial", dir=path.parent)
-    os.close(handle)
-    try:
-        with suppress(FileNotFoundError):
-            os.replace(interrupted, partial)
-        with open(partial, "r+b") as file:
-            decoded = _read_note(file, row, check=True) or _Decoded()
-            file.truncate(decoded.hashed[0] * row)
-            file.seek(0, os.SEEK_END)
-            needed, free = (len(files) - decoded.files) * row, shutil.disk_usage(path.parent).free
-            if needed > free:
-                raise OSError(f"it needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left")
+
+def _cached(
+    path: Path, root: str, files: list[_File], shape: Shape, out: str | os.PathLike | None, anew: bool
+) -> _Cache:
+    """The images in `files`, from the cache as far as it has them; `anew` makes it anew. An interrupt keeps what is
+    decoded until then."""
+    old = (not anew and _read(path, shape)) or _Cache(np.empty((0, *shape), np.uint8), [], {}, 8)
+    if _is_current(old, root, files, shape):
+        return old
+    rows, depth = {file: row for row, file in enumerate(old.files)}, old.depth
+    with workshop(path.parent) as beside:
+        needed, free = len(files) * math.prod(shape), shutil.disk_usage(beside).free
+        if needed > free:
+            raise OSError(f"it needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left")
+        while True:
+            good, unreadable = [], {}
             try:
-                _append(decoded, file, root, files, shape)
-                changed = _files_under(root) != files
+                with open(beside / "images", "wb") as target:  # not a memmap, which a full disk would end by SIGBUS
+                    for file in _with_progress(files):
+                        try:
+                            name = os.path.join(root, file.name)
+                            pixels = old.images[rows[file]] if file in rows else decode(name, shape, depth)
+                        except InputError as error:
+                            unreadable[file] = str(error)
+                        else:
+                            target.write(pixels.tobytes())
+                            good.append(file)
+            except TooShallow as found:  # the 16-bit images before it were scaled for a smaller depth
+                rows, (depth,) = {}, found.args
             except KeyboardInterrupt:
-                decoded.write_note(file, row)
-                os.replace(partial, interrupted)
-                done = f"{decoded.files} of {len(files)} pictures are decoded"
-                print(f"\n{done}: rerun the command to resume", file=sys.stderr)
+                if len(good) > len(rows):
+                    _keep(path, beside, good, unreadable, depth)
                 raise
-            if changed:
-                raise InputError(f"{printable(root)} changed while it was read; rerun when nothing writes there")
-            _refuse(root, files, decoded.bad, skip_bad)
-            decoded.write_note(file, row)
-        os.replace(partial, path)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(partial)
-    return decoded.bad
+            else:
+                break
+        if 8 < depth < 16:
+            print(f"16-bit images are scaled as {depth}-bit: none has a value above {2**depth - 1}")
+        del old  # Windows does not replace a file that is mapped
+        _keep(path, beside, good, unreadable, depth)
+    if _files_under(root, out)[0] != files:
+        raise InputError(f"{printable(root)} changed while it was read; rerun when nothing writes there")
+    with open(path.with_suffix(".images"), "rb") as file:
+        return _Cache(_mapped(file, len(good), shape), good, unreadable, depth)
 
 
-def _append(decoded: _Decoded, file: BinaryIO, root: str, files: list[_File], shape: Shape) -> None:
-    """Decode what is missing of `files` to the end of a cache, with a progress bar if it takes longer than `QUIET`."""
-    began, start, bar = time.monotonic(), decoded.files, None
-    for index in range(start, len(files)):
+def _read(path: Path, shape: Shape) -> _Cache | None:
+    """What is decoded; None if there is nothing, or another file than the one that was written."""
+    try:
+        note = json.loads(path.with_suffix(".json").read_text())
+        with open(path.with_suffix(".images"), "rb") as file:
+            status = os.fstat(file.fileno())
+            if note["version"] != VERSION or note["images"] != [status.st_size, status.st_mtime_ns]:
+                return None
+            files, unreadable = ([_File(*each) for each in note[key]] for key in ("files", "unreadable"))
+            return _Cache(_mapped(file, len(files), shape), files, dict.fromkeys(unreadable, ""), note["depth"])
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _mapped(file: BinaryIO, count: int, shape: Shape) -> np.ndarray:
+    """The first `count` images in a file, read when they are used."""
+    return (
+        np.asarray(np.memmap(file, np.uint8, "r", shape=(count, *shape))) if count else np.empty((0, *shape), np.uint8)
+    )
+
+
+def _is_current(cache: _Cache, root: str, files: list[_File], shape: Shape) -> bool:
+    """Whether a cache is of these files. What could not be read is tried again: its reason may have gone."""
+    if sorted([*cache.files, *cache.unreadable]) != files:
+        return False
+    for file in cache.unreadable:
         try:
-            pixels = picture(os.path.join(root, files[index].name), shape).tobytes()
+            decode(os.path.join(root, file.name), shape, cache.depth)
         except InputError as error:
-            decoded.bad[index] = str(error)
+            cache.unreadable[file] = str(error)
+        except TooShallow:
+            return False
         else:
-            file.write(pixels)
-            pictures, digest = decoded.hashed
-            digest = digest.copy()
-            digest.update(pixels)
-            decoded.hashed = pictures + 1, digest
-        if not bar and time.monotonic() - began > QUIET:
-            from tf1 import keras  # here: TensorFlow takes seconds to import, and a small folder does not need it
+            return False
+    return True
 
-            print(f"decoding {len(files)} pictures, once" + (f"; {start} are done already" if start else ""))
-            bar = keras.utils.Progbar(len(files) - start, interval=0.2 if sys.stdout.isatty() else 30)
-        if bar:
-            bar.update(index + 1 - start)
+
+def _keep(path: Path, beside: Path, files: list[_File], unreadable: Iterable[_File], depth: int) -> None:
+    """Rename what is decoded to the cache's names. The note has the size and time of the images that it belongs to."""
+    status = os.stat(beside / "images")
+    note = {"version": VERSION, "depth": depth, "images": [status.st_size, status.st_mtime_ns]}
+    (beside / "note").write_text(json.dumps({**note, "files": files, "unreadable": list(unreadable)}))
+    os.replace(beside / "images", path.with_suffix(".images"))
+    os.replace(beside / "note", path.with_suffix(".json"))
+
+
+def _with_progress(files: list[_File]) -> Iterator[_File]:
+    """The files; how many are done is printed if it takes longer than `QUIET`."""
+    shown, due = False, time.monotonic() + QUIET
+    every, end = (0.2, "\r") if sys.stdout.isatty() else (30, "\n")
+    for done, file in enumerate(files):
+        if time.monotonic() > due:
+            print(f"decoding images, once: {done} of {len(files)}", end=end, flush=True)
+            shown, due = True, time.monotonic() + every
+        yield file
+    if shown:
+        print(f"decoding images, once: {len(files)} of {len(files)}")

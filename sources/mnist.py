@@ -1,65 +1,89 @@
-"""MNIST: Keras' archive of it."""
+"""MNIST and datasets in its formats: Keras' mnist.npz, or the idx files of MNIST, Fashion-MNIST, KMNIST and EMNIST."""
 
-import io
+import gzip
 import math
 import os
-import zipfile
+import re
 from pathlib import Path
 
 import numpy as np
 
 from command import InputError, printable
 from sources import Dataset, official
+from sources.arrays import member, opened
 
-# As in tf_keras.datasets, so that both share one cache.
 DOWNLOAD = {
-    "fname": "mnist.npz",
     "origin": "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz",
     "file_hash": "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1",
 }
 
 
 def load(data_dir: str | os.PathLike | None, split: str) -> Dataset:
-    """60,000 pictures ("train") or 10,000 ("test") of 28x28x1 from `data_dir`/mnist.npz, downloaded if `data_dir` is
-    None. Raises `InputError`."""
+    """60,000 images ("train") or 10,000 ("test") of 28x28x1 from `data_dir`/mnist.npz, or those of the idx files in
+    `data_dir`, `data_dir`/raw or, as torchvision has them, `data_dir`/MNIST/raw. If `data_dir` is None, from Keras'
+    folder or our own, to which they are downloaded. Raises `InputError`."""
     if data_dir is None:
-        data_dir = official.download("mnist", **DOWNLOAD)
+        return official.find("mnist", lambda place: load(place, split), _download)
     path = Path(data_dir, "mnist.npz")
-    images, labels = arrays(official.content(path), printable(str(path)), split)
-    return Dataset("mnist", images, labels, [str(digit) for digit in range(10)])
+    images_file = None if path.exists() else _idx_file(Path(data_dir), split)
+    images, labels = _idx_pair(images_file) if images_file else _npz(path, split)
+    return Dataset("mnist", images[..., np.newaxis], labels.astype(np.int64), [str(digit) for digit in range(10)])
 
 
-def arrays(content: bytes, name: str, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, 28, 28, 1) uint8 and labels (n,) int64 from the bytes of Keras' mnist.npz: 60,000 of the training
-    split, 10,000 of the test split. Raises `InputError`, which calls the file `name`."""
-    count = 60_000 if split == "train" else 10_000
-    try:
-        if content.count(b"PK\1\2") > 1000:  # one for each member: many would fill the memory
-            raise ValueError("it has too many members")
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            images = _npy(archive, f"x_{split}", (count, 28, 28))
-            labels = _npy(archive, f"y_{split}", (count,))
+def _download(own: Path) -> None:
+    official.fetch(own / "mnist.npz", **DOWNLOAD)
+
+
+def _npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images (n, 28, 28) uint8 and labels (n,) uint8 from Keras' mnist.npz."""
+    name, count = printable(str(path)), 60_000 if split == "train" else 10_000
+    official.content(path)  # a file, and not larger than the official one
+    with opened(path, f"{name} is not an MNIST archive as Keras has it", "download it again") as archive:
+        images, labels = (member(archive, f"{key}_{split}", 10**8) for key in "xy")
+        for key, array, shape in (("x", images, (count, 28, 28)), ("y", labels, (count,))):
+            if array.dtype != np.uint8 or array.shape != shape:
+                raise ValueError(f"{key}_{split} is not a uint8 array of {shape}")
         if labels.max() > 9:
             raise ValueError("it has labels other than 0 to 9")
-    except Exception as error:  # zipfile and zlib have no common exception
-        reason = printable(str(error)) or type(error).__name__
-        raise InputError(f"{name} is not an MNIST archive as Keras has it: {reason}; download it again") from error
-    return images[..., np.newaxis], labels.astype(np.int64)
+    return images, labels
 
 
-def _npy(archive: zipfile.ZipFile, key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The uint8 array `key` of an npz archive, which must be of `shape`: no more is ever decompressed."""
-    info = archive.getinfo(f"{key}.npy")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the others decompress without a limit
-        raise ValueError(f"{key} is compressed by a method that NumPy does not use")
-    with archive.open(info) as file:
-        magic, size = file.read(8), int.from_bytes(file.read(2), "little")
-        header = file.read(size).decode("latin-1")
-        # Compared, not evaluated: NumPy has always written its header in just this way.
-        expected = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
-        if magic != b"\x93NUMPY\1\0" or header.strip() != expected:
-            raise ValueError(f"{key} is not a uint8 array of {shape}")
-        values = file.read(math.prod(shape))
-        if len(values) != math.prod(shape) or file.read(1):  # reading up to the end also checks the CRC
-            raise ValueError(f"{key} does not have the size that it claims")
-    return np.frombuffer(values, np.uint8).reshape(shape)
+def _idx_file(data_dir: Path, split: str) -> Path | None:
+    """The idx file with the images of a split."""
+    prefix = r"train" if split == "train" else r"(t10k|test)"
+    pattern = re.compile(rf"((emnist-)?(digits|mnist)-)?{prefix}-images[-.]idx3-ubyte(\.gz)?")
+    for folder in (data_dir, data_dir / "raw", data_dir / "MNIST" / "raw"):
+        if found := sorted(path for path in folder.glob("*idx3-ubyte*") if pattern.fullmatch(path.name)):
+            return found[0]
+    return None
+
+
+def _idx_pair(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images (n, height, width) and labels (n,), uint8, from the idx file `path` and its neighbour with the labels."""
+    base = path.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
+    labels_file = next(
+        (each for end in ("", ".gz") if (each := path.with_name(base + end)).exists()), path.with_name(base)
+    )
+    images, labels = _idx(path, 3), _idx(labels_file, 1)
+    if len(images) != len(labels) or labels.max(initial=0) > 9 or not images.size:
+        reason = f"{len(images)} images, {len(labels)} labels up to {labels.max(initial=0)}"
+        raise InputError(f"{printable(str(path))} and its labels do not fit ({reason}); classes are 0 to 9")
+    if path.name.startswith("emnist"):  # EMNIST's images are stored column by column
+        images = images.transpose(0, 2, 1)
+    return images, labels
+
+
+def _idx(path: Path, dimensions: int) -> np.ndarray:
+    """The uint8 array in an idx file, as http://yann.lecun.com/exdb/mnist describes it: two zeros, 8 for unsigned
+    bytes, the number of dimensions, each of them as a big-endian int32, the values."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            start = file.read(4)
+            shape = np.frombuffer(file.read(4 * dimensions), ">u4").tolist()
+            if start != bytes((0, 0, 8, dimensions)) or len(shape) != dimensions or math.prod(shape) > 2**30:
+                raise ValueError("it has another header")
+            values = file.read(math.prod(shape) + 1)
+        return np.frombuffer(values, np.uint8).reshape(shape)
+    except Exception as error:  # gzip, zlib and NumPy have no common exception
+        reason = printable(getattr(error, "strerror", None) or str(error))
+        raise InputError(f"{printable(str(path))} is not an idx file that can be read: {reason}") from error

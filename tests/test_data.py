@@ -1,5 +1,8 @@
 """What every dataset shares: scaling, batches, and what can be asked for."""
 
+import os
+import pickle
+
 import numpy as np
 import pytest
 from broken import RGB32, refused
@@ -7,9 +10,11 @@ from broken import RGB32, refused
 import data
 from command import InputError
 
+RGB89 = (8, 9, 3)
+
 
 def numbered(n):
-    """A dataset whose picture i is filled with i and has the label i."""
+    """A dataset whose image i is filled with i and has the label i."""
     images = np.tile(np.arange(n, dtype=np.uint8).reshape(-1, 1, 1, 1), (1, 2, 2, 1))
     return data.Dataset("numbered", images, np.arange(n), [str(i) for i in range(n)])
 
@@ -39,7 +44,7 @@ def take(n, *arguments, **options):
     return [next(batches) for _ in range(n)]
 
 
-def test_an_epoch_shows_every_picture_once_and_the_next_has_another_order():
+def test_an_epoch_shows_every_image_once_and_the_next_has_another_order():
     assert data.batches_per_epoch(numbered(12), 4) == 3
     batches = take(6, numbered(12), 4, (0, 255), seed=1)
     for images, labels in batches:
@@ -80,13 +85,137 @@ def test_another_seed_is_another_order():
     assert one.tolist() != other.tolist()
 
 
-def test_fewer_pictures_than_a_batch_are_refused_before_the_first_batch():
-    with pytest.raises(InputError, match=r"numbered has 3 pictures, fewer than a batch of 4.*--batch-size"):
+def test_fewer_images_than_a_batch_are_refused_before_the_first_batch():
+    with pytest.raises(InputError, match=r"numbered has 3 images, fewer than a batch of 4.*--batch-size"):
         data.batches(numbered(3), 4, (0, 1), seed=1)
 
 
-def test_pictures_without_labels_come_in_batches_too():
+def test_images_without_labels_come_in_batches_too():
     assert take(1, numbered(4)._replace(labels=None), 4, (0, 1), seed=1)[0][1] is None
+
+
+def test_half_of_the_images_are_mirrored_by_seed_and_step():
+    left = np.zeros((100, 2, 4, 1), np.uint8)
+    left[:, :, 0] = 255
+    dataset = numbered(100)._replace(images=left)
+
+    def mirrored(n, start=0, part=(0, 1), seed=1):
+        batches = data.batches(dataset, 20, (0, 1), seed, start, part, flip=True)
+        return [batch[:, 0, 3, 0].tolist() for batch, _ in (next(batches) for _ in range(n))]
+
+    whole = mirrored(12)  # two epochs and more
+    assert all(set(batch) == {0, 1} for batch in whole) and 0.4 < np.mean(whole) < 0.6
+    assert len({tuple(batch) for batch in whole}) == 12 and mirrored(12, seed=2) != whole
+    assert mirrored(5, start=7) == whole[7:]
+    parts = [mirrored(12, part=(i, 2)) for i in range(2)]
+    assert [a + b for a, b in zip(*parts, strict=True)] == whole
+    assert (left[:, :, 0] == 255).all()  # the dataset is as it was
+    assert not any(batch[:, 0, 3].any() for batch, _ in take(5, dataset, 20, (0, 1), seed=1))
+
+
+# Arrays.
+
+GREY = np.random.default_rng(0).integers(0, 256, (30, 8, 9), np.uint8)
+COLOUR = np.random.default_rng(1).integers(0, 256, (30, 8, 9, 3), np.uint8)
+
+
+def load_arrays(path, shape=(8, 9, 3), **options):
+    return data.load("arrays", shape, data_dir=path, **options)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_arrays_of_every_kind(suffix, tmp_path):
+    path = tmp_path / f"file{suffix}"
+
+    def loaded(images, shape=(8, 9, 1)):
+        np.save(path, images) if suffix == ".npy" else np.savez(path, images)
+        dataset = load_arrays(path, shape)
+        assert (dataset.name, dataset.labels, dataset.classes) == ("arrays", None, [])
+        return dataset.images
+
+    for images in (
+        GREY,
+        GREY[..., np.newaxis],
+        GREY / 255,
+        (GREY / 127.5 - 1).astype(np.float32),
+        np.asfortranarray(GREY),
+    ):
+        np.testing.assert_array_equal(loaded(images)[..., 0], GREY)
+    np.testing.assert_array_equal(loaded(COLOUR, RGB89), COLOUR)
+    np.testing.assert_array_equal(loaded(COLOUR.astype(np.float16) / 255, RGB89), COLOUR)
+    assert loaded(COLOUR, (4, 4, 1)).shape == (30, 4, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (np.arange(30) % 3, ["0", "1", "2"]),
+        ((np.arange(30) % 3).reshape(30, 1).astype(np.uint8) + 5, ["5", "6", "7"]),
+        (np.array(["ant", "bee", "\x1bcat"])[np.arange(30) % 3], ["ant", "bee", r"\x1bcat"]),
+    ],
+)
+@pytest.mark.parametrize(("x", "y"), [("x", "y"), ("images", "labels"), ("anything", "y"), ("x_train", "y_train")])
+def test_labels_of_arrays(x, y, labels, classes, tmp_path):
+    np.savez_compressed(tmp_path / "file.npz", **{x: COLOUR, y: labels})
+    dataset = load_arrays(tmp_path / "file.npz", labelled=True)
+    np.testing.assert_array_equal(dataset.images, COLOUR)
+    assert dataset.labels.dtype == np.int64 and sorted(dataset.classes) == sorted(classes)
+    assert [dataset.classes[label] for label in dataset.labels[:4]] == [*classes, classes[0]]
+
+
+class Runs:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/ran",)
+
+
+BROKEN_ARRAYS = {
+    "no file": (None, "needs --data-dir FILE.npz or FILE.npy"),
+    "empty": (b"", "has no images"),
+    "text": (b"<html>404</html>", "has no images"),
+    "a pickle": (pickle.dumps(Runs()), "has no images"),
+    "objects": (np.array([Runs()] * 3, object), "Python objects"),
+    "objects in an npz": ({"x": np.array([Runs()] * 3, object)}, "Object arrays cannot be loaded"),
+    "objects as labels": ({"x": COLOUR, "y": np.array([Runs()] * 30, object)}, "Object arrays cannot be loaded"),
+    "two arrays": ({"a": COLOUR, "b": COLOUR}, "(a, b) none is called x or images"),
+    "no images at all": ({"y": GREY}, "none is called x or images"),
+    "channels in front": (COLOUR.transpose(0, 3, 1, 2), "their shape is (30, 3, 8, 9)"),
+    "one image": (GREY[0], "their shape is (8, 9)"),
+    "none": (GREY[:0], "their shape is (0, 8, 9, 1)"),
+    "16 bits": (GREY.astype(np.uint16), "their type is uint16"),
+    "floats from 0 to 255": (GREY.astype(float), "from 0 to 255"),
+    "NaN": (np.full((3, 8, 8), np.nan), "from nan to nan"),
+    "fewer labels": ({"x": COLOUR, "y": np.arange(29)}, "labels are int64 of (29,)"),
+    "one-hot labels": ({"x": COLOUR, "y": np.eye(30)}, "labels are float64 of (30, 30)"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), BROKEN_ARRAYS.values(), ids=BROKEN_ARRAYS)
+def test_broken_arrays_are_refused(content, reason, tmp_path):
+    path = tmp_path / "file"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        with open(path, "wb") as file:
+            np.savez(file, **content) if isinstance(content, dict) else np.save(file, content)
+    refused(reason, name="arrays", shape=RGB89, data_dir=path)
+    assert not os.path.exists("/tmp/ran")
+
+
+def test_a_cut_array_file_is_refused(tmp_path):
+    for suffix in ("npy", "npz"):
+        path = tmp_path / f"file.{suffix}"
+        np.save(path, COLOUR) if suffix == "npy" else np.savez(path, COLOUR)
+        os.truncate(path, path.stat().st_size - 9)
+        refused(f"file.{suffix} has no images", name="arrays", shape=RGB89, data_dir=path)
+
+
+def test_what_arrays_cannot_do_is_refused_by_name(tmp_path):
+    np.save(tmp_path / "file.npy", COLOUR)
+    arguments = {"name": "arrays", "shape": RGB89}
+    refused("--data-dir FILE.npz", **arguments)
+    refused("--data-dir FILE.npz", **arguments, data_dir=tmp_path)
+    refused("the model needs classes", "y or labels", **arguments, data_dir=tmp_path / "file.npy", labelled=True)
+    refused("no test images", **arguments, data_dir=tmp_path / "file.npy", split="test")
 
 
 def test_an_unknown_dataset_is_refused_by_name():
@@ -97,12 +226,12 @@ def test_a_model_of_four_channels_is_refused():
     refused("(8, 8, 4)", name="faces", shape=(8, 8, 4))
 
 
-def test_an_unknown_split_is_refused_and_a_folder_has_no_test_pictures(tmp_path):
+def test_an_unknown_split_is_refused_and_a_folder_has_no_test_images(tmp_path):
     refused("no split valid", name="faces", shape=RGB32, split="valid")
-    refused("no test pictures", name="folder", shape=RGB32, data_dir=tmp_path, split="test")
+    refused("no test images", name="folder", shape=RGB32, data_dir=tmp_path, split="test")
 
 
-def test_the_checksum_is_of_every_picture_label_and_shape():
+def test_the_checksum_is_of_every_image_label_and_shape():
     dataset = numbered(200)
     others = [numbered(201)]
     for changed in (0, 123, 199):
@@ -118,7 +247,7 @@ def test_the_checksum_is_of_every_picture_label_and_shape():
 @pytest.mark.parametrize(
     "option, name, value",
     [
-        ("--data-dir", "faces", {"data_dir": "pictures"}),
+        ("--data-dir", "faces", {"data_dir": "images"}),
         ("--skip-bad", "cifar10", {"skip_bad": True}),
         ("--skip-bad", "faces", {"skip_bad": True}),
         ("--check-cache", "mnist", {"check_cache": True}),

@@ -1,14 +1,346 @@
-"""The official files: downloaded by Keras, or what the user has; anything but an ordinary file is refused."""
+"""CIFAR-10 and MNIST: the official files as they are, found or downloaded, and every broken one refused."""
 
+import functools
+import gzip
+import hashlib
+import io
 import os
-import sys
-import types
+import pickle
+import shutil
+import struct
+import tarfile
+import warnings
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
-from broken import RGB32, posix, refused
+from broken import RGB32, SHORT_AND_LONG, flipped, fuzz, memory_within, mutations, posix, refused
+from hypothesis import strategies as st
 
-from sources import cifar10, mnist, official
+import data
+from command import InputError
+from sources import cifar10, mnist
+
+CIFAR = "cifar-10-batches-py"
+GREY28 = (28, 28, 1)
+
+
+def python2_string(value):
+    return b"U" + bytes([len(value)]) + value if len(value) < 256 else b"T" + struct.pack("<i", len(value)) + value
+
+
+def python2_matrix(rows, columns, content, dtype=b"u1", order=b"\x89"):
+    integer = b"J" + struct.pack("<i", rows) + b"J" + struct.pack("<i", columns)
+    return (
+        b"cnumpy.core.multiarray\n_reconstruct\nq\x05cnumpy\nndarray\nq\x06K\x00\x85q\x07U\x01bq\x08\x87Rq\x09(K\x01"
+        + integer
+        + b"\x86cnumpy\ndtype\nq\x0a"
+        + python2_string(dtype)
+        + b"K\x00K\x01\x87Rq\x0b(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        + order
+        + python2_string(content)
+        + b"tb"
+    )
+
+
+def python2_list(items):
+    return b"]q\x03(" + b"".join(items) + b"e"
+
+
+def python2_dict(items):
+    return b"\x80\x02}q\x01(" + b"".join(python2_string(key) + value for key, value in items.items()) + b"u."
+
+
+def batch_items(rows=10_000, fill=0):
+    """The values of a data_batch file, pickled as Python 2 did: memo, short and long strings, batched integers."""
+    return {
+        b"batch_label": python2_string(b"training batch"),
+        b"labels": python2_list(b"K" + bytes([i % 10]) for i in range(rows)),
+        b"data": python2_matrix(rows, 3072, bytes([fill]) * (rows * 3072)),
+        b"filenames": python2_list([python2_string(b"picture.png")] * rows),
+    }
+
+
+@functools.cache
+def good_batch(fill=0):
+    return python2_dict(batch_items(fill=fill))
+
+
+def batch_with(**values):
+    """A batch of `values`, and otherwise of what belongs into it."""
+    return python2_dict({**batch_items(), **{key.encode(): value for key, value in values.items()}})
+
+
+@pytest.fixture(scope="module")
+def cifar_dir(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cifar")
+    (root / CIFAR).mkdir()
+    for i in range(1, 6):
+        (root / CIFAR / f"data_batch_{i}").write_bytes(good_batch(i))
+    names = python2_list(python2_string(b"class %d" % i) for i in range(10))
+    (root / CIFAR / "batches.meta").write_bytes(python2_dict({b"label_names": names, b"num_vis": b"M\x00\x0c"}))
+    yield root
+    shutil.rmtree(root)  # 155 MB
+
+
+@pytest.fixture
+def test_dir(tmp_path):
+    """A folder with a test_batch, whose images are filled with 6."""
+    (tmp_path / CIFAR).mkdir()
+    (tmp_path / CIFAR / "test_batch").write_bytes(good_batch(6))
+    return tmp_path
+
+
+def test_cifar10_from_a_folder(cifar_dir):
+    dataset = data.load("cifar10", RGB32, data_dir=cifar_dir)
+    assert dataset.images.shape == (50_000, *RGB32) and dataset.images.dtype == np.uint8
+    assert dataset.images[::10_000, 0, 0, 0].tolist() == [1, 2, 3, 4, 5]
+    assert dataset.labels.dtype == np.int64 and dataset.labels[:12].tolist() == [*range(10), 0, 1]
+    assert dataset.classes == [f"class {i}" for i in range(10)]
+
+
+def test_cifar10_test_split_without_batches_meta(test_dir):
+    test = data.load("cifar10", RGB32, data_dir=test_dir, split="test")
+    assert test.images.shape == (10_000, *RGB32) and test.labels.shape == (10_000,)
+    assert (test.images == 6).all() and test.classes[0] == "airplane"
+
+
+def test_images_are_resized_and_made_grey(test_dir):
+    grey = data.load("cifar10", (4, 4, 1), data_dir=test_dir, split="test").images
+    assert type(grey) is np.ndarray and grey.shape == (10_000, 4, 4, 1) and (grey == 6).all()
+
+
+def test_images_that_would_take_more_than_1_gb_are_resized_batch_by_batch(test_dir):
+    """Such as those of `--dataset cifar10 --model dcgan --size 128`."""
+    with memory_within(400e6):
+        dataset = data.load("cifar10", (200, 200, 3), data_dir=test_dir, split="test")  # 1.2 GB
+        images, labels = next(data.batches(dataset, 8, (0, 255), seed=0))
+        assert len(data.checksum(dataset)) == 8
+    assert dataset.images.shape == (10_000, 200, 200, 3) and len(dataset.images) == 10_000
+    assert images.shape == (8, 200, 200, 3) and (images == 6).all() and labels.shape == (8,)
+
+
+def test_the_cifar10_reader_agrees_with_pickle():
+    values = np.random.default_rng(0).integers(0, 256, (10_000, 3072), np.uint8)
+    content = batch_with(data=python2_matrix(10_000, 3072, values.tobytes()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NumPy 2: numpy.core has moved
+        expected = pickle.loads(content, encoding="bytes")
+    images, labels = cifar10.batch(content, "batch")
+    np.testing.assert_array_equal(images, expected[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(labels, expected[b"labels"])
+    in_columns = batch_with(data=python2_matrix(10_000, 3072, values.tobytes("F"), order=b"\x88"))
+    np.testing.assert_array_equal(cifar10.batch(in_columns, "batch")[0], images)
+
+
+RUN = b"cposix\nsystem\nU\x0etouch /tmp/ran\x85R"
+BROKEN_BATCHES = {
+    "empty": (lambda: b"", "truncated"),
+    "cut by one byte": (lambda: good_batch()[:-1], "truncated"),
+    "text": (lambda: b"<html>404</html>", "no pickle of that kind"),
+    "not a dict": (lambda: b"\x80\x02K\x01.", "does not hold a dict"),
+    "an empty dict": (lambda: b"\x80\x02}.", "10,000 labels"),
+    "too few labels": (lambda: batch_with(labels=python2_list([b"K\x01"] * 9_999)), "10,000 labels"),
+    "a label of 10": (lambda: batch_with(labels=python2_list([b"K\x0a"] * 10_000)), "0 to 9"),
+    "labels of True": (lambda: batch_with(labels=python2_list([b"\x88"] * 10_000)), "0 to 9"),
+    "data as text": (lambda: batch_with(data=python2_string(b"0" * 10_000)), "images of 32x32"),
+    "data never filled": (lambda: batch_with(data=python2_matrix(1, 1, b"0").split(b"(K\x01")[0]), "images of 32x32"),
+    "objects": (lambda: batch_with(data=python2_matrix(10_000, 3072, b"", dtype=b"O8")), "images of 32x32"),
+    "a giant matrix": (lambda: batch_with(data=python2_matrix(2**31 - 1, 2**31 - 1, b"")), "images of 32x32"),
+    "a string longer than the file": (lambda: b"\x80\x02T\xff\xff\xff\x7f0", "truncated"),
+    "8 EB of a bytearray": (lambda: b"\x80\x02\x96\xff\xff\xff\xff\xff\xff\xff\x7f0", "no pickle of that kind"),
+    "a memo of a large index": (lambda: b"\x80\x02}r\xff\xff\xff\x7f.", "10,000 labels"),
+    "a key of nested tuples": (lambda: b"\x80\x02}K\x00" + b"\x85" * 200_000 + b"K\x01s.", "no pickle of that kind"),
+    "a deep nest": (lambda: b"\x80\x02}U\x06labels" + b"]" * 99_999 + b"a" * 99_998 + b"s.", "10,000 labels"),
+    "code by REDUCE": (lambda: b"\x80\x02" + RUN + b".", "names posix.system"),
+    "code as a value": (lambda: batch_with(labels=RUN), "names posix.system"),
+    "code by INST": (lambda: b"\x80\x02(U\x0etouch /tmp/raniposix\nsystem\n.", "no pickle of that kind"),
+    "code by OBJ": (lambda: b"\x80\x02(cposix\nsystem\nU\x0etouch /tmp/rano.", "names posix.system"),
+    "code by NEWOBJ": (lambda: b"\x80\x02cposix\nsystem\nU\x0etouch /tmp/ran\x85\x81.", "names posix.system"),
+    "code by STACK_GLOBAL": (lambda: pickle.dumps(Runs(), 4), "no pickle of that kind"),
+    "code by BUILD": (lambda: b"\x80\x02cnumpy\ndtype\n}(U\x03foo" + RUN + b"ub.", "names posix.system"),
+    "code of NumPy": (lambda: b"\x80\x02cnumpy\nload\nU\x01x\x85R.", "names numpy.load"),
+    "state for a name": (lambda: b"\x80\x02cnumpy\ndtype\n}U\x01aK\x01sb.", "no pickle of that kind"),
+    "a call of a string": (lambda: b"\x80\x02U\x01a)R.", "no pickle of that kind"),
+    "escapes for the terminal": (lambda: b"\x80\x02c\x1b[2J\n\x07\n)R.", r"\x1b[2J.\x07"),
+}
+
+
+class Runs:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/ran",)
+
+
+@pytest.mark.parametrize("content, reason", BROKEN_BATCHES.values(), ids=BROKEN_BATCHES)
+def test_a_broken_batch_is_refused_and_calls_nothing(content, reason):
+    content = content()
+    with memory_within(200e6), pytest.raises(InputError) as caught:
+        cifar10.batch(content, "it")
+    line = str(caught.value)
+    assert line.startswith("it is not a CIFAR-10 batch: ") and reason in line and line.isprintable()
+    assert not Path("/tmp/ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x02}U\x0blabel_namesU\x01as.", b"\x80\x02" + RUN + b"."])
+def test_a_broken_batches_meta_is_refused(content, test_dir):
+    (test_dir / CIFAR / "batches.meta").write_bytes(content)
+    arguments = {"name": "cifar10", "shape": RGB32, "data_dir": test_dir, "split": "test"}
+    refused("batches.meta is not CIFAR-10's batches.meta", "again", **arguments)
+    assert not Path("/tmp/ran").exists()
+
+
+INSTRUCTIONS = [
+    *(bytes([byte]) for byte in range(256)),
+    *(b"K\x00", b"K\x01", b"J\xff\xff\xff\xff", b"U\x01b", b"U\x02u1", b"U\x01|", b"U\x04data", b"T\xff\xff\xff\x7f"),
+    *(b"q\x00", b"h\x00", b"q\x01", b"h\x01", b"\x80\x02", b"cnumpy\ndtype\n", b"cnumpy\nndarray\n"),
+    *(b"cnumpy.core.multiarray\n_reconstruct\n", python2_matrix(1, 3, b"abc"), b"cposix\nsystem\n"),
+]
+
+
+@pytest.mark.parametrize("examples", SHORT_AND_LONG)
+def test_fuzz_the_cifar10_reader(examples):
+    programs = st.lists(st.sampled_from(INSTRUCTIONS), max_size=60).map(lambda parts: b"\x80\x02" + b"".join(parts))
+    contents = mutations(python2_dict(batch_items(2))) | programs | st.binary()
+    fuzz(lambda content: cifar10.batch(content, "it"), contents, examples)
+
+
+# MNIST.
+
+
+def npz(compress=True, **arrays):
+    file = io.BytesIO()
+    good = {"x_test": np.zeros((10_000, 28, 28), np.uint8), "y_test": np.arange(10_000, dtype=np.uint8) % 10}
+    (np.savez_compressed if compress else np.savez)(file, **{**good, **arrays})
+    return file.getvalue()
+
+
+def zipped(compression=zipfile.ZIP_DEFLATED, **members):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return file.getvalue()
+
+
+def npy(header, content=b"", version=b"\1\0"):
+    return b"\x93NUMPY" + version + struct.pack("<H", len(header)) + header + content
+
+
+HEADER = b"{'descr': '|u1', 'fortran_order': False, 'shape': (10000, 28, 28), }"
+
+
+def load_mnist(folder, split="test"):
+    return data.load("mnist", GREY28, data_dir=folder, split=split)
+
+
+def test_mnist_from_a_folder(tmp_path):
+    random = np.random.default_rng(0)
+    images = {"x_train": np.zeros((60_000, 28, 28), np.uint8), "x_test": np.zeros((10_000, 28, 28), np.uint8)}
+    for each in images.values():
+        each[::600] = random.integers(0, 256, each[::600].shape)
+    (tmp_path / "mnist.npz").write_bytes(npz(y_train=np.arange(60_000, dtype=np.uint8) % 7, **images))
+    for split, kinds in (("train", 7), ("test", 10)):
+        dataset = load_mnist(tmp_path, split)
+        np.testing.assert_array_equal(dataset.images[..., 0], images[f"x_{split}"])
+        assert dataset.labels.dtype == np.int64 and dataset.labels[:11].tolist() == [i % kinds for i in range(11)]
+        assert dataset.classes == list("0123456789")
+
+
+NOISE = np.random.default_rng(0).integers(0, 10, 10_000, np.uint8)
+BROKEN_NPZ = {
+    "empty": (lambda: b"", ""),
+    "text": (lambda: b"<html>404</html>", ""),
+    "cut": (lambda: npz()[:-100], ""),
+    "one bit flipped": (lambda: flipped(npz(compress=False), 3_000_000), "CRC"),
+    "one bit of the packed flipped": (lambda: flipped(npz(y_test=NOISE), -3_000), ""),
+    "no images": (lambda: zipped(y_test=b""), "x_test"),
+    "no labels": (lambda: zipped(x_test=npy(HEADER, bytes(7_840_000))), "y_test"),
+    "floats": (lambda: npz(x_test=np.zeros((6, 28, 28), np.float32)), "x_test is not a uint8"),
+    "another shape": (lambda: npz(x_test=np.zeros((10_000, 28, 27), np.uint8)), "x_test is not a uint8"),
+    "too few labels": (lambda: npz(y_test=np.zeros(9_999, np.uint8)), "y_test is not a uint8"),
+    "a label of 10": (lambda: npz(y_test=np.full(10_000, 10, np.uint8)), "0 to 9"),
+    "objects": (lambda: npz(x_test=np.array([Runs()], object)), ""),
+    "a pickle": (lambda: zipped(x_test=pickle.dumps(Runs())), ""),
+    "a pickle, no archive": (lambda: pickle.dumps(Runs()), ""),
+    "an array, no archive": (lambda: npy(HEADER, bytes(7_840_000)), "no array called x_test"),
+    "code in the header": (lambda: zipped(x_test=npy(b"__import__('os').system('touch /tmp/ran')")), ""),
+    "brackets in the header": (lambda: zipped(x_test=npy(b"(" * 60_000)), ""),
+    "fewer bytes than the header says": (lambda: zipped(x_test=npy(HEADER, b"0")), ""),
+    "a header of 8 TB": (lambda: zipped(x_test=npy(HEADER.replace(b"10000, ", b"10000000000, "))), ""),
+    "a bomb": (lambda: zipped(x_test=npy(HEADER, bytes(2**27))), "x_test is too large"),
+}
+
+
+@pytest.mark.parametrize("content, reason", BROKEN_NPZ.values(), ids=BROKEN_NPZ)
+def test_a_broken_archive_is_refused(content, reason, tmp_path):
+    (tmp_path / "mnist.npz").write_bytes(content())
+    with memory_within(100e6):
+        line = refused(reason, "again", name="mnist", shape=GREY28, data_dir=tmp_path, split="test")
+    assert line.startswith(f"{tmp_path / 'mnist.npz'} is not an MNIST archive") and not Path("/tmp/ran").exists()
+
+
+@pytest.mark.parametrize("examples", SHORT_AND_LONG)
+def test_fuzz_the_npz_reader(examples, tmp_path):
+    small = zipped(x_test=npy(HEADER, bytes(999)), y_test=npy(HEADER))
+    stored = zipped(zipfile.ZIP_STORED, x_test=npy(HEADER), y_test=npy(HEADER))
+    contents = mutations(small, stored) | st.binary().map(lambda content: zipped(x_test=content)) | st.binary()
+
+    def read(content):
+        (tmp_path / "mnist.npz").write_bytes(content)
+        load_mnist(tmp_path)
+
+    fuzz(read, contents, examples)
+
+
+def idx(array):
+    return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8)
+LABELS = np.arange(20, dtype=np.uint8) % 10
+
+
+@pytest.mark.parametrize(
+    ("folder", "names"),
+    [
+        (".", ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")),  # as unpacked by hand
+        (".", ("train-images.idx3-ubyte", "train-labels.idx1-ubyte")),  # as on Kaggle
+        (".", ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")),  # as on the sites of (Fashion-, K-)MNIST
+        ("MNIST/raw", ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte")),  # torchvision's
+        ("raw", ("emnist-digits-test-images-idx3-ubyte", "emnist-digits-test-labels-idx1-ubyte")),
+    ],
+)
+def test_idx_files(folder, names, tmp_path):
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    for name, array in zip(names, (IMAGES, LABELS), strict=True):
+        (tmp_path / folder / name).write_bytes(gzip.compress(idx(array)) if name.endswith("gz") else idx(array))
+    dataset = load_mnist(tmp_path, "train" if names[0].startswith("train") else "test")
+    expected = IMAGES.transpose(0, 2, 1) if "emnist" in names[0] else IMAGES  # which lie on their sides there
+    np.testing.assert_array_equal(dataset.images[..., 0], expected)
+    assert dataset.labels.tolist() == LABELS.tolist() and dataset.classes == list("0123456789")
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "reason"),
+    [
+        (b"<html>404</html>", idx(LABELS), "train-images-idx3-ubyte is not an idx file"),
+        (idx(IMAGES)[:-1], idx(LABELS), "train-images-idx3-ubyte is not an idx file"),
+        (bytes((0, 0, 8, 3)) + b"\xff" * 12, idx(LABELS), "train-images-idx3-ubyte is not an idx file"),
+        (idx(IMAGES), None, "train-labels-idx1-ubyte is not an idx file that can be read: No such file"),
+        (idx(IMAGES), idx(LABELS[1:]), "20 images, 19 labels"),
+        (idx(IMAGES), idx(LABELS + 1), "labels up to 10"),
+        (idx(IMAGES[:0]), idx(LABELS[:0]), "0 images"),
+    ],
+)
+def test_broken_idx_files_are_refused(images, labels, reason, tmp_path):
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(images)
+    if labels is not None:
+        (tmp_path / "train-labels-idx1-ubyte").write_bytes(labels)
+    refused(reason, name="mnist", shape=GREY28, data_dir=tmp_path)
+
+
+# Files, and where they are looked for.
 
 
 def a_folder(path):
@@ -23,24 +355,19 @@ def a_device(path):
     path.symlink_to("/dev/zero")
 
 
-def a_loop(path):
-    path.symlink_to(path)
-
-
 def a_giant(path):
     path.touch()
     os.truncate(path, 2**40)
 
 
-@pytest.mark.parametrize("name, file", [("cifar10", "cifar-10-batches-py/data_batch_1"), ("mnist", "mnist.npz")])
+@pytest.mark.parametrize("name, file", [("cifar10", f"{CIFAR}/data_batch_1"), ("mnist", "mnist.npz")])
 @pytest.mark.parametrize(
     "make, reason",
     [
-        (None, "No such file"),
+        (None, "cannot be read: No such file or directory; check --data-dir"),
         (a_folder, "is not a file"),
         pytest.param(a_pipe, "is not a file", marks=posix),
         pytest.param(a_device, "is not a file", marks=posix),
-        pytest.param(a_loop, "cannot be read", marks=posix),
         (a_giant, "larger than any official file"),
     ],
 )
@@ -52,45 +379,102 @@ def test_what_is_no_ordinary_file_is_refused(name, file, make, reason, tmp_path)
     refused(str(path), reason, name=name, shape=RGB32, data_dir=tmp_path)
 
 
-def keras_that(get_file, monkeypatch):
-    """Let `tf_keras.utils` be one with this `get_file`."""
-    for name in ("tf_keras", "tf_keras.utils"):
-        module = types.ModuleType(name)
-        module.get_file = get_file
-        monkeypatch.setitem(sys.modules, name, module)
+def test_a_folder_without_cifar10_is_named(tmp_path):
+    refused(str(tmp_path / CIFAR), "--data-dir", name="cifar10", shape=RGB32, data_dir=tmp_path)
+    (tmp_path / "cifar-10-python.tar.gz").touch()
+    refused("unpack cifar-10-python.tar.gz", name="cifar10", shape=RGB32, data_dir=tmp_path)
 
 
-def test_keras_downloads_to_its_own_cache_and_checks_the_hash(monkeypatch):
-    asked = []
-    keras_that(lambda **file: asked.append(file) or f"/keras/{file['fname']}", monkeypatch)
-    for name, module in (("cifar10", cifar10), ("mnist", mnist)):
-        assert official.download(name, **module.DOWNLOAD) == Path("/keras")
-    assert [len(file["file_hash"]) for file in asked] == [64, 64]
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A user's home directory with files of others in Keras' folder, and servers whose files are beside it."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("KERAS_HOME", raising=False)
+    keras = tmp_path / "home" / ".keras" / "datasets"
+    keras.mkdir(parents=True)
+    (keras / "imdb.npz").write_bytes(b"of others")
+    for module in (cifar10, mnist):
+        monkeypatch.setitem(module.DOWNLOAD, "origin", (tmp_path / "nothing").as_uri())
+    return tmp_path / "home"
 
 
-@pytest.mark.parametrize("name", ["cifar10", "mnist"])
-@pytest.mark.parametrize(
-    "error",
-    [
-        Exception("URL fetch failure on https://host/x: None -- Temporary failure in name resolution"),
-        ValueError("Incomplete or corrupted file detected.\nThe sha256 file hash does not match the provided value"),
-        EOFError(),
-        OSError(28, "No space left on device"),
-    ],
-    ids=["no network", "wrong checksum", "cut short", "full disk"],
-)
-def test_a_failed_download_names_the_ways_without_one(name, error, monkeypatch):
-    def fail(**_):
-        raise error
-
-    keras_that(fail, monkeypatch)
-    refused(name, "--data-dir", "--dataset faces", name=name, shape=RGB32)
+def serve(monkeypatch, module, path, content):
+    path.write_bytes(content)
+    monkeypatch.setitem(module.DOWNLOAD, "origin", path.as_uri())
+    monkeypatch.setitem(module.DOWNLOAD, "file_hash", hashlib.sha256(content).hexdigest())
 
 
-def test_with_a_folder_nothing_is_downloaded(tmp_path, monkeypatch):
-    def fail(**_):
-        raise AssertionError("a download")
+def archive(**files):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as tar:
+        for name, content in {"../climbed": b"", f"{CIFAR}/../../climbed": b"", **files}.items():
+            entry = tarfile.TarInfo(name if "climbed" in name else f"{CIFAR}/{name}")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return file.getvalue()
 
-    keras_that(fail, monkeypatch)
-    refused("mnist.npz cannot be read", name="mnist", shape=RGB32, data_dir=tmp_path)
-    refused("cifar-10-batches-py", name="cifar10", shape=RGB32, data_dir=tmp_path)
+
+def load_test_batch():
+    return data.load("cifar10", RGB32, split="test").images
+
+
+@pytest.mark.parametrize("place", [".keras/datasets", ".keras/datasets/cifar-10-batches-py-target"])
+def test_what_keras_has_is_used_without_the_network(place, home):
+    (home / place / CIFAR).mkdir(parents=True)
+    (home / place / CIFAR / "test_batch").write_bytes(good_batch(6))
+    (home / ".keras" / "datasets" / "mnist.npz").write_bytes(npz())
+    assert (load_test_batch() == 6).all() and len(load_mnist(None).images) == 10_000
+    assert not (home / ".cache").exists()
+
+
+def test_a_half_unpacked_folder_of_keras_is_left_alone_and_the_download_goes_elsewhere(home, tmp_path, monkeypatch):
+    half = home / ".keras" / "datasets" / CIFAR / "test_batch"
+    half.parent.mkdir()
+    half.write_bytes(good_batch()[:1_000])
+    serve(monkeypatch, cifar10, tmp_path / "served", archive(test_batch=good_batch(6)))
+    assert (load_test_batch() == 6).all()
+    (tmp_path / "served").unlink()
+    assert (load_test_batch() == 6).all()  # from the disk
+    assert half.stat().st_size == 1_000 and not list(tmp_path.rglob("climbed"))
+    assert [path.name for path in (home / ".cache/dcgan_keras/cifar10").iterdir()] == [CIFAR]
+    (home / ".cache/dcgan_keras/cifar10" / CIFAR / "test_batch").write_bytes(b"")  # damaged since
+    serve(monkeypatch, cifar10, tmp_path / "served", archive(test_batch=good_batch(7)))
+    assert (load_test_batch() == 7).all()
+
+
+def test_an_interrupt_while_unpacking_loses_nothing(home, tmp_path, monkeypatch):
+    serve(monkeypatch, cifar10, tmp_path / "served", archive(test_batch=good_batch(6)))
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "copyfileobj", interrupt)
+        load_test_batch()
+    assert (home / ".keras/datasets/imdb.npz").read_bytes() == b"of others"
+    (tmp_path / "served").unlink()  # the archive is not needed again
+    assert (load_test_batch() == 6).all()
+
+
+@pytest.mark.parametrize("module, name", [(cifar10, "cifar10"), (mnist, "mnist")])
+@pytest.mark.parametrize("served, reason", [(None, "No such file"), (b"", "hash does not match"), (b"<html>", "hash")])
+def test_a_failed_download_is_one_line_and_leaves_nothing(module, name, served, reason, home, tmp_path, monkeypatch):
+    if served is not None:
+        (tmp_path / "served").write_bytes(served)
+        monkeypatch.setitem(module.DOWNLOAD, "origin", (tmp_path / "served").as_uri())
+    refused(f"{name} could not be downloaded", reason, "--data-dir", "--dataset faces", name=name, shape=RGB32)
+    assert [path.name for path in home.rglob("*") if path.is_file()] == ["imdb.npz"]
+
+
+@posix
+def test_without_a_home_directory_one_line_says_so(monkeypatch, tmp_path):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("KERAS_HOME", raising=False)
+    refused("no home directory", "XDG_CACHE_HOME", name="mnist", shape=GREY28)
+    (tmp_path / "1.png").touch()
+    refused("no home directory", "XDG_CACHE_HOME", name="folder", shape=GREY28, data_dir=tmp_path)

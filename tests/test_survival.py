@@ -407,9 +407,9 @@ def test_a_folder_that_is_closed_or_gone_stops_the_run(happens, where, words, dc
 )
 def test_only_a_failed_write_is_called_a_disk_that_cannot_be_written(error, line, tmp_path):
     kind = command.RunError if line else type(error)
-    with pytest.raises(kind, match=f"run can no longer be written .{line}" if line else None):
-        with RunFolder(tmp_path / "run").writing():
-            raise error
+    text = f"run can no longer be written .{line}" if line else None
+    with pytest.raises(kind, match=text), RunFolder(tmp_path / "run").writing():
+        raise error
 
 
 # A long run.
