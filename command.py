@@ -149,7 +149,7 @@ class Console:
     written goes nowhere. Letters that its encoding lacks are escaped."""
 
     def __init__(self, stream):
-        self.stream = stream or open(os.devnull, "w")  # noqa: SIM115; None where the descriptor is closed
+        self.stream = stream or open(os.devnull, "w")  # noqa: SIM115 (None where the descriptor is closed)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
