@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 WINDOWS = os.name == "nt"
+MAX_SIZE = 2048  # pixels of an image's side
 
 
 class InputError(ValueError):
@@ -57,6 +58,14 @@ def from_to(minimum: float, maximum: float) -> Callable[[str], float]:
         return value
 
     return number
+
+
+def size(text: str) -> tuple[int, int]:
+    """An argparse type: the height and width of an image in pixels, as in "96" or "64x128" (height x width)."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and len(side) < 9 and 0 < int(side) <= MAX_SIZE for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size of at most {MAX_SIZE} pixels, e.g. 96 or 64x128")
+    return int(sides[0]), int(sides[-1])
 
 
 def one_line(error: BaseException) -> str:

@@ -152,10 +152,10 @@ RECIPES = {"one-pass": gan, "two-model": two_model.two_model}
 
 def main(arguments: list[str] | None = None) -> int:
     settings = parse(arguments)
-    pair = models.pair(settings.model, settings.size and settings.size[0])
+    pair = models.pair(settings.model, settings.size, 1 if settings.grey else None)
     settings.loss = settings.loss or pair.loss
     loss, one_pass = LOSSES[settings.loss], settings.recipe == "one-pass"
-    settings.complete(pair, loss.smoothing)
+    settings.complete(pair, loss.smoothing, models.source(settings.model))
     if not one_pass and distributed.in_job():
         raise InputError("--recipe two-model is for one device; TF_CONFIG is for --recipe one-pass")
 

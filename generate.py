@@ -1,10 +1,10 @@
-"""Use a trained generator: pictures from saved weights, and its export.
+"""Use a trained generator: images from saved weights, and its export.
 
     python generate.py --weights samples/cifar10_generator.h5               a grid of 64 samples
     python generate.py walk --weights FILE --seeds 3,14,15                  from one sample to the next
-    python generate.py --help                                               what else there is
+    python generate.py --help                                               all commands
 
-Every sample has a seed, and seed k always stands for the same noise, so a tile of a grid can be made again alone.
+Every sample has a seed, and a seed always stands for the same latent vector: each tile of a grid can be made again.
 """
 
 import argparse
@@ -14,27 +14,27 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 import command
-import models
-from command import InputError, RunError
-from tf1 import keras, session_config, tf
+from command import InputError
 from training import pictures
-from training.generator import Generator, digest, load_generator, to_uint8
-from training.noise import noise_of
 
-MOST_SEEDS = 10_000
-MOST_FRAMES = 2000  # of a walk: its strip has them all, 100 MB of 128x128 pixels
-LARGEST = 2048  # pixels, of --size: about 2 GB of memory
+if TYPE_CHECKING:  # TensorFlow takes seconds to load; `main` does it once the arguments are read
+    from training.generator import Generator
+
+MAX_SEEDS = 10_000
+MAX_FRAMES = 2000  # of a walk: its strip has them all, 100 MB of 128x128 pixels
+FRAME = 256  # pixels: a walk's frames are enlarged up to this height
 
 
 def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
-    """Spherical linear interpolation from `a` (t = 0) to `b` (t = 1), vectors of one shape.
+    """Spherical linear interpolation from `a` (t = 0) to `b` (t = 1), arrays of one shape.
 
-    A straight line between two normal vectors passes through lengths that G has never seen; this goes along the sphere.
+    A straight line between two normal vectors passes through lengths that G has never seen; this follows the sphere.
     Source: White 2016, "Sampling Generative Networks", section 2.1, after Shoemake 1985. Parallel vectors have no
     sphere between them and are interpolated linearly.
     """
@@ -48,20 +48,19 @@ def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
     return mixed.astype(np.float32)
 
 
-# What can be made. Each command returns the files it wrote.
+# The commands. Each returns the files it wrote.
 
 
-def grid(generator: Generator, arguments) -> list[Path]:
+def grid(generator: "Generator", arguments) -> list[Path]:
     images = generator.pictures(generator.noise(arguments.seeds), arguments.label)
     scale = pictures.scale_for(images.shape[1])
     if arguments.numbers:
         images, scale = pictures.numbered(images, arguments.seeds, scale), 1
     columns = arguments.columns and min(arguments.columns, len(images))
-    picture = pictures.grid(images, columns, scale)
-    return [save(picture, arguments.out, generator, arguments)]
+    return [save(pictures.grid(images, columns, scale), arguments.out, generator, arguments)]
 
 
-def single(generator: Generator, arguments) -> list[Path]:
+def single(generator: "Generator", arguments) -> list[Path]:
     images = generator.pictures(generator.noise(arguments.seeds), arguments.label)
     return [
         save(pictures.grid(image[np.newaxis]), arguments.out / f"seed_{seed:06d}.png", generator, arguments, [seed])
@@ -69,48 +68,50 @@ def single(generator: Generator, arguments) -> list[Path]:
     ]
 
 
-def walk(generator: Generator, arguments) -> list[Path]:
-    """A strip with a row for each leg, both ends in it, and the same as a GIF."""
+def walk(generator: "Generator", arguments) -> list[Path]:
+    """A strip with a row for each leg, including both ends, and the same as a GIF."""
     points = generator.noise(arguments.seeds)
     if arguments.loop:
         points = np.concatenate([points, points[:1]])
     if len(points) < 2:
         raise InputError("a walk needs at least two --seeds")
-    if (len(points) - 1) * arguments.frames > MOST_FRAMES:
-        raise InputError(f"a walk has at most {MOST_FRAMES} frames: take fewer --frames or --seeds")
+    if (len(points) - 1) * arguments.frames > MAX_FRAMES:
+        raise InputError(f"a walk has at most {MAX_FRAMES} frames: give fewer --frames or --seeds")
     steps = np.linspace(0, 1, arguments.frames)
     latents = [slerp(a, b, t) for a, b in itertools.pairwise(points) for t in steps]
     images = generator.pictures(np.stack(latents), arguments.label)
-    scale = pictures.scale_for(images.shape[1])
-    strip = save(pictures.grid(images, arguments.frames, scale), arguments.out, generator, arguments)
-    # The end of each leg is the beginning of the next; only the very last picture, unless in a loop, is not shown yet.
-    last_of_all = not arguments.loop
-    kept = (i for i in range(len(images)) if (i + 1) % arguments.frames or (last_of_all and i + 1 == len(images)))
-    frames = (pictures.grid(images[i : i + 1], scale=4 * scale) for i in kept)  # one at a time in memory
-    film = arguments.out.with_suffix(".gif")
-    pictures.save_gif(frames, film, milliseconds=100, last=1000 if last_of_all else 100)
-    return [strip, film]
+    height = images.shape[1]
+    strip = pictures.grid(images, arguments.frames, pictures.scale_for(height))
+    written = [save(strip, arguments.out, generator, arguments)]
+    # Each leg begins where the one before ended, so its last image is left out, except for the last leg of all.
+    kept = [
+        i for i in range(len(images)) if (i + 1) % arguments.frames or (i + 1 == len(images) and not arguments.loop)
+    ]
+    frames = (pictures.grid(images[i : i + 1], scale=max(1, FRAME // height)) for i in kept)
+    animation = arguments.out.with_suffix(".gif")
+    pictures.save_gif(frames, animation, milliseconds=100, last=100 if arguments.loop else 1000)
+    return [*written, animation]
 
 
-def arithmetic(generator: Generator, arguments) -> list[Path]:
-    """Laid out like a sum on paper: a row for each mean, its samples before it, and the result under the means.
+def arithmetic(generator: "Generator", arguments) -> list[Path]:
+    """Laid out like a sum on paper: a row for each mean, preceded by its samples, and the result below the means.
 
-    Source: Radford et al. 2015, section 6.3.2 (vector arithmetic on the mean of several samples' noise).
+    Source: Radford et al. 2015, section 6.3.2 (arithmetic on means of latent vectors).
     """
     rows = [arguments.mean, arguments.minus, arguments.plus]
     columns = max(map(len, rows)) + 1
     means = [generator.noise(seeds).mean(axis=0) for seeds in rows]
-    latents = [*means, means[0] - means[1] + means[2]]
-    results = generator.pictures(np.stack(latents), arguments.label)
+    results = generator.pictures(np.stack([*means, means[0] - means[1] + means[2]]), arguments.label)
     canvas = np.zeros((4, columns, *results.shape[1:]), np.uint8)
     canvas[:, -1] = results
     for row, seeds in zip(canvas, rows, strict=False):
         row[: len(seeds)] = generator.pictures(generator.noise(seeds), arguments.label)
-    picture = pictures.grid(canvas.reshape(-1, *results.shape[1:]), columns, pictures.scale_for(results.shape[1]))
+    tiles = canvas.reshape(-1, *results.shape[1:])
+    picture = pictures.grid(tiles, columns, pictures.scale_for(results.shape[1]))
     return [save(picture, arguments.out, generator, arguments)]
 
 
-def classes(generator: Generator, arguments) -> list[Path]:
+def classes(generator: "Generator", arguments) -> list[Path]:
     """A row for each class with its name, a column for each seed."""
     number = generator.classes
     if not number:
@@ -122,98 +123,22 @@ def classes(generator: Generator, arguments) -> list[Path]:
     return [save(picture, arguments.out, generator, arguments)]
 
 
-def larger(generator: Generator, arguments) -> list[Path]:
-    """A picture of any size that a fully convolutional generator reaches, from a grid of noise in place of a vector."""
-    convolutions = fully_convolutional(generator)
-    height, width = arguments.size
-    shape = (noise_size(generator, convolutions, height), noise_size(generator, convolutions, width))
-    noise = noise_of(arguments.seed, (*shape, *generator.latent))[np.newaxis]
-    output = overlapping(convolutions[0], tf.constant(noise))
-    for layer in convolutions[1:]:
-        output = layer(output, training=False) if takes_training(layer) else layer(output)
-    image = to_uint8(keras.backend.get_session().run(output), generator.pixels)
-    return [save(pictures.grid(image), arguments.out, generator, arguments, [arguments.seed])]
+def larger(generator: "Generator", arguments) -> list[Path]:
+    """An image of any size that a fully convolutional generator reaches."""
+    picture = pictures.grid(generator.larger(arguments.seed, arguments.size))
+    return [save(picture, arguments.out, generator, arguments, [arguments.seed])]
 
 
-CONVOLUTIONAL = (
-    *(keras.layers.Conv2D, keras.layers.Conv2DTranspose, keras.layers.UpSampling2D, keras.layers.BatchNormalization),
-    *(keras.layers.Activation, keras.layers.LeakyReLU, keras.layers.ReLU, keras.layers.Dropout),
-)
-
-
-def fully_convolutional(generator: Generator) -> list[keras.layers.Layer]:
-    """The layers after the one that makes a 1x1 picture of the noise; they do the same at every place of a picture."""
-    layers = generator.model.layers
-    if not isinstance(generator.model, keras.Sequential) or len(generator.latent) != 1:
-        raise InputError(
-            f"{generator.name} is not one sequence of layers: --size needs a fully convolutional generator"
-        )
-    first, rest = layers[0], layers[1:]
-    if not (isinstance(first, keras.layers.Reshape) and first.target_shape == (1, 1, *generator.latent)):
-        raise InputError(f"{generator.name} begins with {first.name}: --size needs a fully convolutional generator")
-    linear = keras.activations.linear
-    if not (rest and isinstance(rest[0], keras.layers.Conv2DTranspose) and rest[0].activation is linear):
-        raise InputError(f"{generator.name} does not begin with a transposed convolution: --size needs one")
-    for layer in rest:
-        if not isinstance(layer, CONVOLUTIONAL):
-            raise InputError(f"{generator.name} has {layer.name}: --size needs a fully convolutional generator")
-    return rest
-
-
-def noise_size(generator: Generator, convolutions: list[keras.layers.Layer], size: int) -> int:
-    """How much noise makes `size` pixels, along one side. Raises `InputError` where nothing does."""
-
-    def pixels(noise):
-        shape = (None, noise, noise, *generator.latent)
-        for layer in convolutions:
-            shape = tuple(layer.compute_output_shape(shape))
-        return shape[1]
-
-    least, step = pixels(1), pixels(2) - pixels(1)
-    if size < least or (size - least) % step:
-        raise InputError(
-            f"{generator.name} makes {least} pixels and any multiple of {step} more, but not {size}: --size"
-        )
-    return 1 + (size - least) // step
-
-
-def overlapping(layer: keras.layers.Conv2DTranspose, noise: tf.Tensor) -> tf.Tensor:
-    """The first layer on a grid of noise, with the variance that it has on a single vector.
-
-    Every place is the sum of as many kernels as overlap there, 4x4 of them in the article's G; what follows was trained
-    on one. A sum of n independent parts has n times the variance, so it is divided by the root of n.
-    """
-    kernel = tf.ones((*layer.kernel_size, 1, 1))
-    shape = (1, *layer.compute_output_shape(noise.shape.as_list())[1:3], 1)
-    parts = tf.nn.conv2d_transpose(tf.ones_like(noise[..., :1]), kernel, shape, layer.strides, layer.padding.upper())
-    bias = layer.bias if layer.use_bias else 0.0
-    return (layer(noise) - bias) / tf.sqrt(tf.maximum(parts, 1)) + bias
-
-
-def takes_training(layer: keras.layers.Layer) -> bool:
-    return isinstance(layer, (keras.layers.BatchNormalization, keras.layers.Dropout))
-
-
-def export(generator: Generator, arguments) -> list[Path]:
-    """A TF SavedModel whose signature "serving_default" is noise (n, *latent) float32 -> images uint8.
-
-    A class-conditional generator takes a label (n, 1) int32 too.
-    """
-    low, high = generator.pixels
-    scaled = tf.round((generator.output - low) / (high - low) * 255)  # as `data.unscale`
-    inputs = dict(zip(["label", "noise"][-len(generator.inputs) :], generator.inputs, strict=True))
-    outputs = {"images": tf.cast(tf.clip_by_value(scaled, 0, 255), tf.uint8)}
+def export(generator: "Generator", arguments) -> list[Path]:
+    """A TensorFlow SavedModel."""
     with new_folder(arguments.out) as partial:
-        try:
-            tf.saved_model.simple_save(keras.backend.get_session(), str(partial), inputs, outputs)
-        except tf.errors.OpError as error:  # a full disk is an OSError in Python, but this in TensorFlow
-            raise RunError(f"--out {arguments.out} could not be written: {error.message}") from error
+        generator.export(partial)
     return [arguments.out]
 
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Give a folder's name beside `path` to write to, which takes the name `path` when all went well."""
+    """Yield a folder to write to, next to `path`; it takes the name `path` when all went well."""
     if path.exists():
         raise InputError(f"{path} exists already: give another --out")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,8 +152,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def save(picture: Image.Image, path: Path, generator: Generator, arguments, seeds: list[int] | None = None) -> Path:
-    """Save a picture with the settings that make it again."""
+def save(picture: Image.Image, path: Path, generator: "Generator", arguments, seeds: list[int] | None = None) -> Path:
+    """Save an image with the settings that make it again."""
     settings = {name: value for name, value in vars(arguments).items() if name in SETTINGS and value is not None}
     if not generator.classes:
         settings.pop("label", None)
@@ -256,73 +181,73 @@ def seeds(text: str) -> list[int]:
         last = last or first
         if max(len(first), len(last)) > 18 or int(last) < int(first):
             raise argparse.ArgumentTypeError(f"{part!r} is not a range of seeds")
-        if int(last) - int(first) + len(numbers) >= MOST_SEEDS:
-            raise argparse.ArgumentTypeError(f"these are more than {MOST_SEEDS} seeds")
+        if int(last) - int(first) + len(numbers) >= MAX_SEEDS:
+            raise argparse.ArgumentTypeError(f"these are more than {MAX_SEEDS} seeds")
         numbers += range(int(first), int(last) + 1)
     return numbers
-
-
-def size(text: str) -> tuple[int, int]:
-    """An argparse type: "96" or "64x96" as (height, width)."""
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and len(side) < 9 and 0 < int(side) <= LARGEST for side in sides):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size of at most {LARGEST}, such as 96 or 64x96")
-    return int(sides[0]), int(sides[-1])
 
 
 def parse(given: Sequence[str] | None = None):
     given = list(sys.argv[1:] if given is None else given)
     parser = command.Parser(
         prog="generate.py",
-        description="Pictures from a trained generator, and its export. Without a command: grid.",
-        epilog="`generate.py COMMAND --help` lists the options of a command.",
+        usage="generate.py [COMMAND] --weights FILE [options]",
+        description="Make images with a trained generator, or export it. Without a COMMAND: grid.",
+        epilog="generate.py COMMAND --help lists the options of a command. All of them need --weights FILE.",
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(prog="generate.py", dest="command", metavar="COMMAND", required=True)
 
-    def add_command(function, what, out, help_out="where to write it (%(default)s)"):
+    def add_command(function, what, out, help_out="output file (default: %(default)s)"):
         sub = commands.add_parser(function.__name__, help=what, description=what[0].upper() + what[1:] + ".")
         sub.set_defaults(function=function, label=0)
-        sub.add_argument("--weights", type=Path, required=True, metavar="FILE", help="a generator's weights (.h5)")
-        sub.add_argument("--model", choices=models.MODELS, help="default: the run's, or that which the weights fit")
+        sub.add_argument("--weights", type=Path, required=True, metavar="FILE", help="a generator's weights, .h5")
+        models = "a model's name, or a FILE.py with its networks (default: read from run.json, else inferred from the "
+        sub.add_argument("--model", metavar="MODEL", help=models + "weights)")
         sub.add_argument("--out", type=Path, default=Path("samples/generated", out), help=help_out)
         return sub.add_argument
 
     def add_seeds(add, default):
-        add("--seeds", type=seeds, default=seeds(default), metavar="LIST", help=f"as 0-63 or 3,7,12 ({default})")
+        text = f"seeds of the samples, e.g. 0-63 or 3,7,12 (default: {default})"
+        add("--seeds", type=seeds, default=seeds(default), metavar="LIST", help=text)
 
     def add_class(add):
-        add("--class", dest="label", type=command.at_least(0), default=0, metavar="K", help="of models that have (0)")
+        text = "class to generate, for models with classes (default: 0)"
+        add("--class", dest="label", type=command.at_least(0), default=0, metavar="K", help=text)
 
     add = add_command(grid, "a grid of samples", "grid.png")
     add_seeds(add, "0-63")
     add_class(add)
-    add("--columns", type=command.at_least(1), metavar="N", help="default: about square")
+    add("--columns", type=command.at_least(1), metavar="N", help="columns of the grid (default: about square)")
     add("--numbers", action="store_true", help="write each sample's seed below it")
 
-    add = add_command(single, "samples, each in a file of its own", "single", "the folder (%(default)s)")
+    add = add_command(single, "one file per sample", "single", "output folder (default: %(default)s)")
     add_seeds(add, "0-63")
     add_class(add)
 
-    add = add_command(walk, "a walk from sample to sample, as a strip and as a GIF beside it", "walk.png")
+    add = add_command(walk, "a walk from sample to sample, as a strip (PNG) and an animation (GIF)", "walk.png")
     add_seeds(add, "0-3")
     add_class(add)
-    add("--frames", type=command.at_least(2), default=12, metavar="N", help="from sample to sample (%(default)s)")
-    add("--loop", action="store_true", help="come back to the first")
+    frames = "frames from one sample to the next (default: %(default)s)"
+    add("--frames", type=command.at_least(2), default=12, metavar="N", help=frames)
+    add("--loop", action="store_true", help="return to the first sample")
 
-    add = add_command(arithmetic, "mean of some samples - mean of others + mean of others", "arithmetic.png")
-    for name in ("mean", "minus", "plus"):
-        text = "seeds, picked off `grid --numbers`, as 3,7,12"
+    add = add_command(
+        arithmetic, "arithmetic on latent vectors, e.g. mean(3, 7) - mean(1, 2) + mean(4)", "arithmetic.png"
+    )
+    for name, what in {"mean": "mean to start from", "minus": "mean to subtract", "plus": "mean to add"}.items():
+        text = f"seeds of the {what}, e.g. 3,7; `grid --numbers` shows them"
         add(f"--{name}", type=seeds, required=True, metavar="LIST", help=text)
     add_class(add)
 
     add = add_command(classes, "a row of samples for each class, with its name", "classes.png")
     add_seeds(add, "0-9")
 
-    add = add_command(larger, "a larger picture, from a fully convolutional model", "larger.png")
-    add("--size", type=size, required=True, metavar="HxW", help="pixels, as 96 or 64x96")
-    add("--seed", type=command.at_least(0), default=0, metavar="N", help="default: %(default)s")
+    add = add_command(larger, "a larger image, from a fully convolutional model", "larger.png")
+    add("--size", type=command.size, required=True, metavar="HxW", help="height and width in pixels, e.g. 96 or 64x96")
+    add("--seed", type=command.at_least(0), default=0, metavar="N", help="random seed (default: %(default)s)")
 
-    add_command(export, "a TensorFlow SavedModel: noise -> images (uint8)", "saved_model", "the folder (%(default)s)")
+    text = "output folder (default: %(default)s)"
+    add_command(export, "a TensorFlow SavedModel: latent vectors -> images (uint8)", "saved_model", text)
 
     named = given and (given[0] in commands.choices or given[0] in ("-h", "--help") or not given[0].startswith("-"))
     return parser.parse_args(given if named else ["grid", *given])
@@ -331,7 +256,10 @@ def parse(given: Sequence[str] | None = None):
 def main(given: Sequence[str] | None = None) -> None:
     arguments = parse(given)
     if arguments.out.suffix.lower() != ".png" and arguments.function not in (single, export):
-        raise InputError(f"--out {arguments.out} is a picture: give it a name that ends in .png")
+        raise InputError(f"--out {arguments.out} is an image: give it a name that ends in .png")
+    from tf1 import keras, session_config, tf
+    from training.generator import digest, load_generator
+
     with tf.Session(config=session_config()) as sess:
         keras.backend.set_session(sess)
         generator = load_generator(arguments.weights, arguments.model)

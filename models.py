@@ -3,12 +3,19 @@
 All are plain, uncompiled Keras models. Shapes in comments leave out the batch.
 """
 
+import contextlib
+import hashlib
+import inspect
 import itertools
-from collections.abc import Callable
-from functools import partial
+import traceback
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial, wraps
+from pathlib import Path
 from typing import NamedTuple
 
-from command import InputError
+from command import InputError, one_line, printable
+from losses import OTHER_LOSSES
+from sources import Shape
 from tf1 import keras, tf
 from tf1.layers import BatchNormalization, Conv2D, Conv2DTranspose, SeededDropout, SeededNormal
 
@@ -44,33 +51,43 @@ class ConcatDiff(keras.layers.Layer):
         return (*input_shape[:-1], input_shape[-1] + 1)
 
 
-def article_generator() -> keras.Model:
-    """G of the article: noise (100,) -> picture (32, 32, 3) in [-1, 1]. 697,227 parameters, 696,507 trainable."""
+# The article's networks. Their four stages reach every height and width that is a multiple of 16.
 
-    def deconv(filters, strides=2, padding="same"):
+
+def article_generator(shape: Shape = (32, 32, 3)) -> keras.Model:
+    """G of the article: latent (100,) -> image (height, width, channels) in [-1, 1].
+
+    697,227 parameters at 32x32x3, 696,507 trainable.
+    """
+
+    def deconv(filters, kernel=4, strides=2, padding="same"):
         return [
-            Conv2DTranspose(filters, 4, strides=strides, padding=padding),
+            Conv2DTranspose(filters, kernel, strides=strides, padding=padding),
             BatchNormalization(momentum=0.99, epsilon=1e-3),
             layers.LeakyReLU(0.2),
         ]
 
+    height, width, channels = shape
     return keras.Sequential(
         [
             layers.InputLayer((100,)),
             layers.Reshape((1, 1, 100)),
-            *deconv(192, strides=1, padding="valid"),  # 4x4
+            *deconv(192, (height // 8, width // 8), strides=1, padding="valid"),  # 4x4
             *deconv(96),  # 8x8
             *deconv(48),  # 16x16
             *deconv(24),  # 32x32
-            Conv2DTranspose(3, 4, padding="same"),
+            Conv2DTranspose(channels, 4, padding="same"),
             layers.Activation("tanh"),
         ],
         name="generator",
     )
 
 
-def article_discriminator(activation: str = "sigmoid") -> keras.Model:
-    """D of the article: picture (32, 32, 3) -> score (1,) in (0, 1). 396,077 parameters, 395,405 trainable."""
+def article_discriminator(activation: str = "sigmoid", shape: Shape = (32, 32, 3)) -> keras.Model:
+    """D of the article: image (height, width, channels) -> score (1,) in (0, 1).
+
+    396,077 parameters at 32x32x3, 395,405 trainable.
+    """
 
     def conv(filters, batch_normalization=True):
         return [
@@ -82,12 +99,12 @@ def article_discriminator(activation: str = "sigmoid") -> keras.Model:
 
     return keras.Sequential(
         [
-            layers.InputLayer((32, 32, 3)),
+            layers.InputLayer(shape),
             *conv(24, batch_normalization=False),  # 16x16x25
             *conv(48),  # 8x8x49
             *conv(96),  # 4x4x97
             *conv(192),  # 2x2x193
-            Conv2D(1, 2),  # 1x1x1
+            Conv2D(1, (shape[0] // 16, shape[1] // 16)),  # 1x1x1
             layers.Activation(activation),
             layers.Reshape((1,)),
         ],
@@ -96,42 +113,53 @@ def article_discriminator(activation: str = "sigmoid") -> keras.Model:
 
 
 # The DCGAN of Radford et al. 2015, section 3 and figure 1: 4x4 kernels as in the torch code that the article's author
-# names (soumith/dcgan.torch), normal initial weights, 1024 channels at 4x4 and half as many at each larger stage.
+# names (soumith/dcgan.torch), normal initial weights, 1024 channels at 4x4 and half as many at each larger stage. Other
+# sizes begin with a base of 3 to 8 pixels in place of 4.
 
 
-def stages(size: int) -> list[int]:
-    """The channels at 4x4, 8x8, ... up to half of `size`: [1024, 512, 256, 128] for 64."""
-    return [4096 >> stage for stage in range(2, size.bit_length() - 1)]
+def dcgan_stages(shape: Shape) -> tuple[tuple[int, int], list[int]]:
+    """The base, (4, 4) for 64x64, and the channels from the base up to half the size, [1024, 512, 256, 128].
+
+    Of several bases the smallest, which is doubled most often.
+    """
+    for doublings in (6, 5, 4, 3):
+        base = shape[0] >> doublings, shape[1] >> doublings
+        if (base[0] << doublings, base[1] << doublings) == tuple(shape[:2]) and 3 <= min(base) <= max(base) <= 8:
+            return base, [1024 >> stage for stage in range(doublings)]
+    raise InputError(f"DCGAN has no size {shape[0]}x{shape[1]}: it doubles a base of 3 to 8 pixels 3 to 6 times")
 
 
-def dcgan_generator(size: int = 64) -> keras.Model:
-    """G of Radford et al. 2015: noise (100,) -> picture (size, size, 3) in [-1, 1]. 12,664,195 parameters at 64."""
+def dcgan_generator(shape: Shape = (64, 64, 3)) -> keras.Model:
+    """G of Radford et al. 2015: latent (100,) -> image (height, width, channels) in [-1, 1].
 
-    def deconv(filters, strides=2, padding="same"):
+    12,664,195 parameters at 64x64x3. Raises InputError for a size that it cannot have.
+    """
+
+    def deconv(filters, kernel=4, strides=2, padding="same"):
         return [
-            layers.Conv2DTranspose(filters, 4, strides=strides, padding=padding, kernel_initializer=normal()),
+            layers.Conv2DTranspose(filters, kernel, strides=strides, padding=padding, kernel_initializer=normal()),
             layers.BatchNormalization(momentum=0.9, epsilon=1e-5, gamma_initializer=normal(1)),
             layers.ReLU(),
         ]
 
-    first, *others = stages(size)
+    base, (first, *others) = dcgan_stages(shape)
     return keras.Sequential(
         [
             layers.InputLayer((100,)),
             layers.Reshape((1, 1, 100)),
-            *deconv(first, strides=1, padding="valid"),  # 4x4x1024: a projection
+            *deconv(first, base, strides=1, padding="valid"),  # 4x4x1024: a projection
             *itertools.chain.from_iterable(map(deconv, others)),  # 8x8x512, 16x16x256, 32x32x128
-            layers.Conv2DTranspose(3, 4, strides=2, padding="same", kernel_initializer=normal()),
+            layers.Conv2DTranspose(shape[2], 4, strides=2, padding="same", kernel_initializer=normal()),
             layers.Activation("tanh"),  # 64x64x3
         ],
         name="generator",
     )
 
 
-def dcgan_discriminator(activation: str = "sigmoid", size: int = 64) -> keras.Model:
-    """D of Radford et al. 2015: picture (size, size, 3) -> score (1,) in (0, 1). 11,041,665 parameters at 64.
+def dcgan_discriminator(activation: str = "sigmoid", shape: Shape = (64, 64, 3)) -> keras.Model:
+    """D of Radford et al. 2015: image (height, width, channels) -> score (1,) in (0, 1).
 
-    It mirrors G and has no dense layer.
+    11,041,665 parameters at 64x64x3. It mirrors G and has no dense layer.
     """
 
     def conv(filters, batch_normalization=True):
@@ -142,13 +170,14 @@ def dcgan_discriminator(activation: str = "sigmoid", size: int = 64) -> keras.Mo
             layers.LeakyReLU(0.2),
         ]
 
-    first, *others = reversed(stages(size))
+    base, channels = dcgan_stages(shape)
+    first, *others = reversed(channels)
     return keras.Sequential(
         [
-            layers.InputLayer((size, size, 3)),
+            layers.InputLayer(shape),
             *conv(first, batch_normalization=False),  # 32x32x128
             *itertools.chain.from_iterable(map(conv, others)),  # 16x16x256, 8x8x512, 4x4x1024
-            layers.Conv2D(1, 4, kernel_initializer=normal()),  # 1x1x1
+            layers.Conv2D(1, base, kernel_initializer=normal()),  # 1x1x1
             layers.Activation(activation),
             layers.Reshape((1,)),
         ],
@@ -216,7 +245,7 @@ def faces200_discriminator(activation: str = "sigmoid") -> keras.Model:
 # time, so its generator collapses to making one picture. Here D has the article's remedy, `ConcatDiff`.
 
 
-def mnist_generator(shape: tuple[int, int, int] = (28, 28, 1)) -> keras.Model:
+def mnist_generator(shape: Shape = (28, 28, 1)) -> keras.Model:
     """G of the tutorial: noise (100,) -> picture (height, width, channels) in [-1, 1]. 2,656,897 parameters for MNIST,
     2,656,321 trainable.
 
@@ -245,7 +274,7 @@ def mnist_generator(shape: tuple[int, int, int] = (28, 28, 1)) -> keras.Model:
     )
 
 
-def mnist_downsample(shape: tuple[int, int, int] = (28, 28, 1), concat_diff: bool = True) -> list[layers.Layer]:
+def mnist_downsample(shape: Shape = (28, 28, 1), concat_diff: bool = True) -> list[layers.Layer]:
     """The tutorial's base of every discriminator, as layers: picture -> features (n,).
 
     concat_diff: with the article's `ConcatDiff` after each LeakyReLU, which the tutorial does not have.
@@ -269,13 +298,15 @@ def mnist_downsample(shape: tuple[int, int, int] = (28, 28, 1), concat_diff: boo
     ]
 
 
-def mnist_discriminator(activation: str = "sigmoid", concat_diff: bool = True) -> keras.Model:
-    """D of the tutorial: picture (28, 28, 1) -> score (1,) in (0, 1).
+def mnist_discriminator(
+    activation: str = "sigmoid", concat_diff: bool = True, shape: Shape = (28, 28, 1)
+) -> keras.Model:
+    """D of the tutorial: image (height, width, channels) -> score (1,) in (0, 1).
 
-    404,466 parameters with `concat_diff`; 400,385 without, as the tutorial has it.
+    404,466 parameters for MNIST with `concat_diff`; 400,385 without, as the tutorial has it.
     """
     return keras.Sequential(
-        [*mnist_downsample(concat_diff=concat_diff), layers.Dense(1, activation=activation)], name="discriminator"
+        [*mnist_downsample(shape, concat_diff), layers.Dense(1, activation=activation)], name="discriminator"
     )
 
 
@@ -284,7 +315,7 @@ def mnist_discriminator(activation: str = "sigmoid", concat_diff: bool = True) -
 
 def acgan_generator(
     classes: int = 10,
-    shape: tuple[int, int, int] = (28, 28, 1),
+    shape: Shape = (28, 28, 1),
     latent_input: bool = True,
     generator_model: keras.Model | None = None,
 ) -> keras.Model:
@@ -304,9 +335,7 @@ def acgan_generator(
     return keras.Model([label, noise] if latent_input else [label], picture, name="generator")
 
 
-def acgan_discriminator(
-    classes: int = 10, shape: tuple[int, int, int] = (28, 28, 1), activation: str = "sigmoid"
-) -> keras.Model:
+def acgan_discriminator(classes: int = 10, shape: Shape = (28, 28, 1), activation: str = "sigmoid") -> keras.Model:
     """D of AC-GAN: picture (height, width, channels) -> [score (1,) in (0, 1), logits of the classes (classes,)].
 
     Source: Odena et al. 2016, section 3, on the tutorial's base with `ConcatDiff`.
@@ -339,16 +368,16 @@ def check(generator: keras.Model, discriminator: keras.Model) -> None:
 class Pair(NamedTuple):
     """A generator and a discriminator that fit each other, and the settings that their source trains them with."""
 
-    generator: Callable[..., keras.Model]  # takes the number of classes if `with_classes`, and `size` if it has `sizes`
-    discriminator: Callable[..., keras.Model]  # likewise; `activation` is that of the score
-    pixels: tuple[float, float] = (-1, 1)  # black and white, as the discriminator sees real pictures
-    loss: str = "bce"  # a name in dcgan_keras.LOSSES
-    smoothing: float = 0  # the target of real pictures is 1 - smoothing
+    generator: Callable[..., keras.Model]  # takes the number of classes if `with_classes`, and `shape` if it can
+    discriminator: Callable[..., keras.Model]  # likewise; `activation` is the score's: "sigmoid" or "linear"
+    pixels: tuple[float, float] = (-1, 1)  # black and white, as the discriminator sees real images
+    loss: str = "bce"  # "article" or a name in losses.OTHER_LOSSES
+    smoothing: float = 0  # the target of real images is 1 - smoothing
     batch_size: int = 100
     learning_rate: float = 2e-4
     beta1: float = 0.5
-    shape: tuple[int, int, int] = (32, 32, 3)  # of the pictures: (height, width, channels)
-    sizes: tuple[int, ...] = ()  # heights to choose from, where there is a choice
+    shape: Shape = (32, 32, 3)  # of the images: (height, width, channels)
+    sizes: Collection[tuple[int, int]] = ()  # other (height, width) that both functions take in `shape`
     with_classes: bool = False
 
 
@@ -361,34 +390,191 @@ ARTICLE = Pair(
     batch_size=32,
     learning_rate=1e-4,
     beta1=0.2,
+    sizes=list(itertools.product(range(16, 257, 16), repeat=2)),
 )
 # Radford et al. 2015, section 4: batches of 128, Adam with 2e-4 and 0.5, as all later sources have it too.
-DCGAN = Pair(dcgan_generator, dcgan_discriminator, batch_size=128, shape=(64, 64, 3), sizes=(32, 64, 128, 256))
+DCGAN = Pair(
+    dcgan_generator,
+    dcgan_discriminator,
+    batch_size=128,
+    shape=(64, 64, 3),
+    sizes=[(h << n, w << n) for n in range(3, 7) for h in range(3, 9) for w in range(3, 9)],
+)
+MNIST = Pair(
+    mnist_generator,
+    mnist_discriminator,
+    shape=(28, 28, 1),
+    sizes=list(itertools.product(range(20, 129, 4), repeat=2)),
+)
+ACGAN = MNIST._replace(generator=acgan_generator, discriminator=acgan_discriminator, with_classes=True)
 
 MODELS = {
     "article": ARTICLE,
-    "mnist": Pair(mnist_generator, mnist_discriminator, shape=(28, 28, 1)),
-    "mnist-plain": Pair(mnist_generator, partial(mnist_discriminator, concat_diff=False), shape=(28, 28, 1)),
-    "acgan28": Pair(acgan_generator, acgan_discriminator, shape=(28, 28, 1), with_classes=True),
-    "acgan32": Pair(
-        partial(acgan_generator, shape=(32, 32, 3)), partial(acgan_discriminator, shape=(32, 32, 3)), with_classes=True
+    "mnist": MNIST,
+    "mnist-plain": MNIST._replace(discriminator=partial(mnist_discriminator, concat_diff=False)),
+    "acgan28": ACGAN,
+    "acgan32": ACGAN._replace(
+        generator=partial(acgan_generator, shape=(32, 32, 3)),
+        discriminator=partial(acgan_discriminator, shape=(32, 32, 3)),
+        shape=(32, 32, 3),
     ),
     "dcgan": DCGAN,
-    "dcgan64": DCGAN._replace(sizes=()),  # another name for its default
+    "dcgan64": DCGAN,  # another name
     "faces200": Pair(faces200_generator, faces200_discriminator, smoothing=0.1, batch_size=256, shape=(200, 200, 3)),
 }
 
 
-def pair(name: str, size: int | None = None) -> Pair:
-    """The pair `name` of `MODELS`, for pictures of `size` x `size` pixels if it is given.
+def pair(name: str, size: tuple[int, int] | None = None, channels: int | None = None) -> Pair:
+    """The pair `name` of `MODELS`, or that of a Python file, where `name` ends in ".py"; the file is executed.
 
-    Raises InputError where the model has no such size; the text lists those that it has.
+    size: (height, width) of the images, channels: 1 or 3; by default the pair's own. The pair's functions then build
+    networks of its `shape`. Raises InputError where there is no such pair or it cannot have this shape.
     """
-    found = MODELS[name]
-    if size in (None, found.shape[0]):
-        return found
-    if size not in found.sizes:
-        sizes = ", ".join(map(str, found.sizes)) or found.shape[0]
-        raise InputError(f"--model {name} has no size {size}; it has {sizes}")
-    generator, discriminator = (partial(build, size=size) for build in (found.generator, found.discriminator))
-    return found._replace(generator=generator, discriminator=discriminator, shape=(size, size, 3))
+    if not is_file(name) and name not in MODELS:
+        raise InputError(f"there is no --model {printable(name)}: choose one of {', '.join(MODELS)}, or a FILE.py")
+    return reshaped(name, own_pair(name) if is_file(name) else MODELS[name], size, channels)
+
+
+def is_file(name: str) -> bool:
+    return str(name).endswith(".py")
+
+
+def reshaped(name: str, pair: Pair, size: tuple[int, int] | None = None, channels: int | None = None) -> Pair:
+    """`pair`, called `name`, for images of another size or number of channels. Raises InputError as `pair()` does."""
+    shape = (*(size or pair.shape[:2]), channels or pair.shape[2])
+    if shape == tuple(pair.shape):
+        return pair
+    if not all(_takes(build, "shape") for build in (pair.generator, pair.discriminator)):
+        raise InputError(f"--model {printable(name)} makes images of {_by(pair.shape)} only, not {_by(shape)}")
+    if not is_file(name) and shape[:2] not in pair.sizes:
+        height, width = shape[:2]
+
+        def distance(other):
+            return abs(other[0] - height) + abs(other[1] - width), abs(other[0] * width - other[1] * height)
+
+        nearest = min(pair.sizes, key=distance)
+        raise InputError(f"--model {name} has no size {_by(shape[:2])}; the nearest is {_by(nearest)}")
+    generator, discriminator = (partial(build, shape=shape) for build in (pair.generator, pair.discriminator))
+    return pair._replace(generator=generator, discriminator=discriminator, shape=shape)
+
+
+def _takes(function: Callable, parameter: str) -> bool:
+    return parameter in inspect.signature(function).parameters
+
+
+def _by(numbers: Iterable) -> str:
+    return "x".join(map(str, numbers))
+
+
+# A pair in a file of the user's.
+
+
+def source(name: str) -> dict[str, str] | None:
+    """What run.json says of a pair in a file: {"file": its name, "sha256": its SHA-256}. None for one of `MODELS`."""
+    if not is_file(name):
+        return None
+    return {"file": printable(Path(name).name), "sha256": hashlib.sha256(_read(name)).hexdigest()}
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"--model {path} cannot be read: {error.strerror}") from error
+
+
+def own_pair(path: str) -> Pair:
+    """Execute a Python file and return its `pair`, whose functions check what they build.
+
+    Raises InputError, one line with the file's line number, for whatever goes wrong in the file.
+    """
+    names = {"__name__": Path(path).stem, "__file__": str(path)}
+    content = _read(path)
+    with _errors_in(path):
+        exec(compile(content, str(path), "exec", dont_inherit=True), names)
+    pair = names.get("pair")
+    if not isinstance(pair, Pair):
+        what = "defines no `pair`" if pair is None else f"has a `pair` that is {type(pair).__name__}"
+        raise InputError(f"{path} {what}: it needs pair = Pair(generator, discriminator, ...), from models import Pair")
+    for name, valid in VALID.items():
+        try:
+            right = valid(getattr(pair, name))
+        except (TypeError, ValueError):
+            right = False
+        if not right:
+            raise InputError(f"{path}: the pair's {name} cannot be {printable(repr(getattr(pair, name)))}")
+    generator, discriminator = (
+        _checked(path, pair, pair.generator, True),
+        _checked(path, pair, pair.discriminator, False),
+    )
+    return pair._replace(generator=generator, discriminator=discriminator, shape=tuple(pair.shape))
+
+
+VALID = {
+    "generator": callable,
+    "discriminator": callable,
+    "pixels": lambda pixels: len(pixels) == 2 and pixels[0] < pixels[1],
+    "loss": lambda loss: loss in ("article", *OTHER_LOSSES),
+    "smoothing": lambda smoothing: 0 <= smoothing <= 0.5,
+    "batch_size": lambda size: isinstance(size, int) and size >= 1,
+    "learning_rate": lambda rate: 0 < rate <= 1,
+    "beta1": lambda beta: 0 <= beta < 1,
+    "shape": lambda shape: len(shape) == 3 and all(type(n) is int and n > 0 for n in shape) and shape[2] in (1, 3),
+}
+
+
+@contextlib.contextmanager
+def _errors_in(path: str) -> Iterator[None]:
+    """Turn what goes wrong in the user's file into one line with its line number."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        syntax = isinstance(error, SyntaxError) and error.filename == str(path)
+        where = f", line {error.lineno if syntax else lines[-1]}" if syntax or lines else ""
+        what = printable(error.msg if syntax else one_line(error))
+        raise InputError(f"{path}{where}: {type(error).__name__}: {what[:300]}") from error
+
+
+def _checked(path: str, pair: Pair, build: Callable, is_generator: bool) -> Callable[..., keras.Model]:
+    """`build`, called with those of `activation` and `shape` that it takes; what it returns is checked."""
+
+    @wraps(build)
+    def checked(*classes: int, activation: str | None = None, shape: Shape = pair.shape) -> keras.Model:
+        given = {"activation": activation, "shape": shape}
+        with _errors_in(path):
+            model = build(*classes, **{name: value for name, value in given.items() if value and _takes(build, name)})
+        role = "generator" if is_generator else "discriminator"
+        if not isinstance(model, keras.Model):
+            right = "a model of Keras 2; take keras from tf1: from tf1 import keras"
+            raise InputError(f"{path}: its {role} returns {type(model).__module__}.{type(model).__name__}, not {right}")
+        images, verb = (model.output_shape, "makes") if is_generator else (model.input_shape, "takes")
+        if images != (None, *shape):
+            found = f"{images}, not the pair's shape {(None, *shape)}: give Pair(..., shape=(height, width, channels))"
+            raise InputError(f"{path}: its {role} {verb} images of shape {found}")
+        if is_generator:
+            inputs, wanted = len(model.inputs), 1 + pair.with_classes
+            if inputs != wanted:
+                raise InputError(f"{path}: its generator has {inputs} inputs, not {wanted}: [class,] noise")
+            return model
+        scores = [tensor.shape.as_list() for tensor in model.outputs]
+        wanted = [[None, 1], *([None, number] for number in classes)]
+        if scores != wanted:
+            raise InputError(f"{path}: its discriminator returns {scores}, not {wanted}")
+        if activation and ends_in(model) not in (activation, None):
+            how = "give it a parameter `activation`, or the pair a `loss` that goes with it"
+            raise InputError(
+                f"{path}: its discriminator ends in {ends_in(model)}, the loss expects {activation}: {how}"
+            )
+        return model
+
+    return checked
+
+
+def ends_in(discriminator: keras.Model) -> str | None:
+    """ "sigmoid" or "linear", the activation behind D's score; None where it is neither."""
+    operation = discriminator.outputs[0].op
+    while operation.type in ("Reshape", "Squeeze", "Identity"):
+        operation = operation.inputs[0].op
+    linear = ("BiasAdd", "MatMul", "Conv2D")
+    return {"Sigmoid": "sigmoid", **dict.fromkeys(linear, "linear")}.get(operation.type)

@@ -2,19 +2,17 @@
 
 import argparse
 import functools
-import gc
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import weakref
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from conftest import bad_input
+from conftest import ROOT, bad_input
 from PIL import Image
 from test_weights import filled
 
@@ -22,7 +20,6 @@ import generate
 import models
 from tf1 import keras, tf
 from training import generator as trained
-from training import pictures
 
 layers = keras.layers
 CLASSES = 3
@@ -55,20 +52,25 @@ def convolutional(first=None):
     )
 
 
-def conditional():
+def conditional(classes=CLASSES):
     """As in an AC-GAN: the embedding of the class, times the latent vector."""
     label, latent = keras.Input((1,), dtype="int32"), keras.Input((7,))
-    mixed = layers.Multiply()([layers.Flatten()(layers.Embedding(CLASSES, 7)(label)), latent])
+    mixed = layers.Multiply()([layers.Flatten()(layers.Embedding(classes, 7)(label)), latent])
     return keras.Model([label, latent], layers.Reshape((4, 4, 3))(layers.Dense(48, activation="tanh")(mixed)))
 
 
 GENERATORS = {"dense": dense, "convolutional": convolutional, "conditional": conditional}
 
 
+BUILT_IN = models.MODELS
+
+
 @pytest.fixture(autouse=True)
 def small_models(monkeypatch):
     pairs = {
-        name: models.MODELS["article"]._replace(generator=build, pixels=(-1.0, 1.0))
+        name: BUILT_IN["article"]._replace(
+            generator=build, pixels=(-1.0, 1.0), with_classes=name == "conditional", sizes=()
+        )
         for name, build in GENERATORS.items()
     }
     monkeypatch.setattr(models, "MODELS", pairs)
@@ -121,7 +123,7 @@ def made(result):
         return np.asarray(picture)
 
 
-# The latent space.
+# Latent vectors and seeds.
 
 
 def test_slerp_goes_along_the_sphere_at_even_speed():
@@ -129,37 +131,17 @@ def test_slerp_goes_along_the_sphere_at_even_speed():
     for t in (0, 0.25, 0.5, 1):
         expected = [np.cos(t * np.pi / 2), np.sin(t * np.pi / 2), 0]
         np.testing.assert_allclose(generate.slerp(a, b, t), expected, atol=1e-7)
+    for factor in (1, 2, -1):  # parallel vectors: linear
+        a = np.float32([3, 4])
+        np.testing.assert_allclose(generate.slerp(a, factor * a, 0.5), a * (1 + factor) / 2, atol=1e-6)
 
 
-def test_slerp_of_a_grid_of_noise_starts_and_ends_exactly():
-    a, b = trained.noise_of(1, (2, 3, 4)), trained.noise_of(2, (2, 3, 4))
-    np.testing.assert_array_equal(generate.slerp(a, b, 0), a)
-    np.testing.assert_array_equal(generate.slerp(a, b, 1), b)
-
-
-@pytest.mark.parametrize("factor", [1, 2, -1])
-def test_slerp_of_parallel_vectors_is_linear(factor):
-    a = np.float32([3, 4])
-    np.testing.assert_allclose(generate.slerp(a, factor * a, 0.5), a * (1 + factor) / 2, atol=1e-6)
-
-
-def test_a_seed_always_stands_for_the_same_noise():
-    np.testing.assert_array_equal(
-        trained.noise_of(7, (5,)), np.random.default_rng(7).standard_normal(5, dtype=np.float32)
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"), [("0-3", [0, 1, 2, 3]), ("7", [7]), ("3,7,12", [3, 7, 12]), ("9, 1-2,9", [9, 1, 2, 9])]
-)
-def test_lists_of_seeds(text, expected):
-    assert generate.seeds(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", ",", "1,", "-1", "3-1", "a", "1.5", "0-10000", "0-9999,1", "9" * 19, "1--2", "²"])
-def test_lists_that_are_none(text):
-    with pytest.raises(argparse.ArgumentTypeError):
-        generate.seeds(text)
+def test_lists_of_seeds():
+    for text, expected in {"0-3": [0, 1, 2, 3], "7": [7], "9, 1-2,9": [9, 1, 2, 9]}.items():
+        assert generate.seeds(text) == expected
+    for text in ("", ",", "1,", "-1", "3-1", "a", "1.5", "0-10000", "0-9999,1", "9" * 19, "1--2", "²"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            generate.seeds(text)
 
 
 # What can be made.
@@ -217,31 +199,6 @@ def test_a_walk_goes_from_seed_to_seed(run, weights, tmp_path):
         assert film.n_frames == 12
 
 
-def test_a_walk_holds_few_of_its_frames_at_a_time(run, weights, monkeypatch):
-    """An enlarged frame of a 200x200 picture is 2 MB; all of a long walk would fill the memory."""
-    made_so_far, alive = [], []
-    grid = pictures.grid
-
-    def counted(*arguments, **options):
-        picture = grid(*arguments, **options)
-        made_so_far.append(weakref.ref(picture))
-        gc.collect()
-        alive.append(sum(reference() is not None for reference in made_so_far))
-        return picture
-
-    monkeypatch.setattr(pictures, "grid", counted)
-    assert run("walk", "--weights", weights("dense"), "--seeds", "1,2", "--frames", "30").returncode == 0
-    assert len(alive) == 31 and max(alive) < 5
-
-
-def test_the_weights_are_hashed_once(run, weights, monkeypatch):
-    path, read = weights("dense"), []
-    read_bytes = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self) or read_bytes(self))
-    assert run("single", "--weights", path, "--seeds", "0-4").returncode == 0
-    assert read.count(path) == 1
-
-
 def test_a_suffix_in_capitals_is_a_picture_too(run, weights, tmp_path):
     picture = made(run("walk", "--weights", weights("dense"), "--seeds", "1,2", "--out", "g.PNG"))
     assert picture.any() and (tmp_path / "g.gif").exists()
@@ -273,23 +230,76 @@ def test_classes_are_rows(run, weights):
     assert (picture[:64] != picture[80 : 80 + 64]).any()
 
 
-def test_rows_of_classes_are_named_by_run_json_beside_the_weights(run, weights, tmp_path):
+def write_run(tmp_path, **run):
+    (tmp_path / "run.json").write_text(json.dumps(run))
+
+
+def test_rows_of_classes_are_named_by_run_json_next_to_the_weights(run, weights, tmp_path):
     path = weights("conditional")
     numbered = made(run("classes", "--weights", path, "--seeds", "0-4"))
-    (tmp_path / "run.json").write_text(json.dumps({"classes": ["a", "bee", "a long name of a class"]}))
+    write_run(tmp_path, classes=["a", "bee", "a long name of a class"])
     named = made(run("classes", "--weights", path, "--seeds", "0-4"))
     assert named.shape[1] > numbered.shape[1]
-    (tmp_path / "run.json").write_text(json.dumps({"classes": ["a name too few"]}))
+    write_run(tmp_path, classes=["a name too few"])
     np.testing.assert_array_equal(made(run("classes", "--weights", path, "--seeds", "0-4")), numbered)
 
 
-def test_run_json_beside_the_weights_says_which_model_they_are_of(run, weights, monkeypatch, tmp_path):
+def test_run_json_next_to_the_weights_says_which_model_they_are_of(run, weights, monkeypatch, tmp_path):
     monkeypatch.setitem(models.MODELS, "other", models.MODELS["dense"]._replace(pixels=(-0.5, 0.5)))
     path = weights("dense")
     asked = made(run("--weights", path, "--model", "other"))
-    (tmp_path / "run.json").write_text(json.dumps({"model": "other"}))
+    write_run(tmp_path, model="other")
     np.testing.assert_array_equal(made(run("--weights", path)), asked)
     assert (made(run("--weights", path, "--model", "dense")) != asked).any()
+
+
+def test_a_run_json_that_is_not_a_runs_is_ignored_with_one_line(tmp_path, capfd):
+    wrong = ['{"model": [1], "classes": 5}', '{"classes": [1]}', '{"shape": [32, "x", 3]}', '{"source": 3}', "[]", "{"]
+    for text in wrong:
+        (tmp_path / "run.json").write_text(text)
+        assert trained.read_settings(tmp_path) == {}
+        line = capfd.readouterr().err
+        assert line.count("\n") == 1 and "run.json" in line and "ignored" in line, text
+
+
+OWN = """from models import Pair
+from tf1 import keras
+layers = keras.layers
+def generator(shape):
+    kernel = (shape[0] // 2, shape[1] // 2)
+    first = layers.Conv2DTranspose(4, kernel)
+    last = layers.Conv2DTranspose(shape[2], 4, strides=2, padding="same", activation="tanh")
+    return keras.Sequential([layers.InputLayer((6,)), layers.Reshape((1, 1, 6)), first, last])
+def discriminator(shape):
+    return keras.Sequential([layers.InputLayer(shape), layers.Flatten(), layers.Dense(1)])
+pair = Pair(generator, discriminator, shape=(8, 8, 3))
+"""
+
+
+def test_a_pair_in_a_file_is_used_when_it_is_asked_for_and_never_by_itself(run, weights, tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    path = weights("own", lambda: models.pair("own.py", (8, 12), 1).generator())
+    write_run(tmp_path, model="own.py", source=models.source("own.py"), shape=[8, 12, 1])
+    result = run("single", "--weights", path, "--model", "own.py", "--seeds", "1")
+    with Image.open(result.stdout.strip()) as image:
+        assert image.size == (12, 8) and not result.stderr
+    (tmp_path / "own.py").write_text(OWN + "open('run', 'w')\n")
+    assert "give --model own.py" in bad_input(run("--weights", path)) and not (tmp_path / "run").exists()
+    result = run("single", "--weights", path, "--model", "own.py", "--seeds", "1")
+    assert result.returncode == 0 and result.stderr.count("\n") == 1
+    assert "own.py is not the file that" in result.stderr and (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "channels"),
+    [("article", (16, 48), 1), ("dcgan", (48, 64), 3), ("mnist", (20, 20), 3), ("acgan32", (32, 32), 3)],
+)
+def test_the_weights_tell_the_size_of_the_images(name, size, channels, monkeypatch, graph, tmp_path):
+    monkeypatch.setattr(models, "MODELS", BUILT_IN)
+    pair = models.pair(name, size, channels)
+    pair.generator(*[4] * pair.with_classes).save_weights(tmp_path / "w.h5", save_format="h5")
+    generator = trained.load_generator(tmp_path / "w.h5", name)
+    assert generator.model.output_shape == (None, *size, channels) and generator.classes == 4 * pair.with_classes
 
 
 def test_the_smallest_larger_picture_is_the_sample_itself(run, weights):
@@ -309,23 +319,17 @@ def test_larger_pictures_have_the_size_asked_for_and_the_contrast_of_samples(run
     assert large.std() == pytest.approx(samples[samples > 0].std(), rel=0.25)
 
 
-def test_a_part_of_a_larger_picture_depends_only_on_the_noise_around_it(graph):
-    """What a fully convolutional network promises: shift the noise, and the picture shifts."""
-    with tf.Session().as_default() as sess:
-        keras.backend.set_session(sess)
-        generator = trained.Generator("it", filled(convolutional()), (-1, 1))
-        first, *rest = generate.fully_convolutional(generator)
-        noise = trained.noise_of(0, (1, 12, 12, 6))
+def test_a_part_of_a_larger_image_depends_only_on_the_noise_around_it(graph, monkeypatch):
+    """What a fully convolutional network promises: shift the noise, and the image shifts."""
+    generator = trained.Generator("it", filled(convolutional()), (-1, 1))
+    noise = trained.noise_of(0, (1, 12, 12, 6))
 
-        def picture(noise):
-            output = generate.overlapping(first, tf.constant(noise))
-            for layer in rest:
-                output = layer(output)
-            return sess.run(output)
+    def image(noise):
+        monkeypatch.setattr(trained, "noise_of", lambda seed, shape: noise)
+        return generator.larger(0, (30, 30)).astype(int)
 
-        np.testing.assert_allclose(
-            picture(np.roll(noise, 1, axis=2))[:, 10:-10, 12:-10], picture(noise)[:, 10:-10, 10:-12], atol=1e-5
-        )
+    shifted = image(np.roll(noise, 1, axis=2))[:, 10:-10, 12:-10]
+    np.testing.assert_allclose(shifted, image(noise)[:, 10:-10, 10:-12], atol=1)
 
 
 def test_the_export_is_used_without_this_projects_code(run, weights, tmp_path):
@@ -371,11 +375,24 @@ def test_an_export_that_fails_leaves_nothing(run, weights, tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["dense.h5"]
 
 
-def test_the_command_as_a_newcomer_types_it(run_command, weights, tmp_path):
-    result = run_command("generate.py", "--weights", weights("article", models.article_generator))
+def test_the_command_as_a_newcomer_types_it_in_a_console_without_umlauts(run_command, weights, tmp_path):
+    """The folder's name is in letters that the console lacks, and not all of its bytes are UTF-8."""
+    out = tmp_path / os.fsdecode(b"gr\xc3\xbcn\xff") / "grid.png"
+    path = weights("article", models.article_generator)
+    result = run_command("generate.py", "--weights", path, "--out", out, PYTHONIOENCODING="ascii")
     assert result.returncode == 0 and not result.stderr
-    with Image.open(tmp_path / result.stdout.strip()) as picture:
+    assert result.stdout.strip() == f"{tmp_path}/gr\\xfcn\\udcff/grid.png"
+    with Image.open(out) as picture:
         assert picture.size == (8 * 66 - 2, 8 * 66 - 2) and len(picture.getcolors(10**6)) > 1000
+
+
+def test_help_and_wrong_options_answer_without_loading_tensorflow():
+    program = "import sys\nfrom generate import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit:\n"
+    program += "    assert not {'tensorflow', 'tf_keras', 'tf1'} & set(sys.modules)\n    raise"
+    for arguments, code, words in ((["grid", "--help"], 0, "--weights FILE"), (["--seeds", "x"], 2, "seeds")):
+        command = [sys.executable, "-c", program, *arguments]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode == code and words in result.stdout + result.stderr, result.stderr
 
 
 # What cannot be made.
@@ -395,30 +412,32 @@ REFUSED = {
     "not convolutional": (("larger", "--weights", "dense.h5", "--size", "8"), "fully convolutional"),
     "a size that is none": (("larger", "--weights", "dense.h5", "--size", "8x"), "not a size"),
     "a size too large": (("larger", "--weights", "dense.h5", "--size", "2049"), "2048"),
+    "an unknown model": (("--weights", "dense.h5", "--model", "dnse"), "choose one of dense, convolutional"),
+    "a file that is none": (("--weights", "dense.h5", "--model", "none.py"), "none.py cannot be read"),
     "no picture": (("--weights", "dense.h5", "--out", "folder"), ".png"),
     "below a file": (("--weights", "dense.h5", "--out", "dense.h5/x.png"), "cannot be written"),
     "an export that exists": (("export", "--weights", "dense.h5", "--out", "dense.h5"), "exists already"),
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_wrong_wishes_are_refused_in_one_line_and_leave_nothing(name, run, weights, tmp_path):
+def test_wrong_wishes_are_refused_in_one_line_and_leave_nothing(run, weights, tmp_path):
     weights("dense")
-    arguments, word = REFUSED[name]
-    assert word in bad_input(run(*arguments))
-    assert [path.name for path in tmp_path.iterdir()] == ["dense.h5"]
+    for arguments, word in REFUSED.values():
+        assert word in bad_input(run(*arguments)), arguments
+        assert [path.name for path in tmp_path.iterdir()] == ["dense.h5"]
 
 
-@pytest.mark.parametrize("asked", ["7", "9", "8x17"])
-def test_sizes_that_no_noise_makes_are_refused_with_those_that_do(asked, run, weights):
-    line = bad_input(run("larger", "--weights", weights("convolutional"), "--size", asked))
-    assert "8 pixels" in line and "multiple of 2" in line
+def test_sizes_that_no_noise_makes_are_refused_with_those_that_do(run, weights):
+    path = weights("convolutional")
+    for asked in ("7", "8x17"):
+        line = bad_input(run("larger", "--weights", path, "--size", asked))
+        assert "8 pixels" in line and "multiple of 2" in line
 
 
 def test_weights_that_fit_no_model_are_refused_with_what_differs_from_each(run, weights):
     path = weights("other", lambda: keras.Sequential([layers.InputLayer((2,)), layers.Dense(9)]))
     line = bad_input(run("--weights", path))
-    assert all(f"{name} of size" in line for name in GENERATORS) and "2x9 9" in line
+    assert all(f"{name} of 32x32x3" in line for name in GENERATORS) and "2x9 9" in line
 
 
 def test_weights_that_fit_two_models_of_other_pixels_need_the_name(run, weights, monkeypatch):

@@ -64,7 +64,15 @@ def test_a_run_writes_what_it_promises(dcgan, tmp_path):
     with Image.open(out / "progress.gif") as animation:
         assert animation.n_frames == 4
     run = read_run(out)
-    expected = {"model": "tiny", "size": "32x32", "dataset": "faces", "loss": "article", "smoothing": 0.1, "seed": 0}
+    expected = {
+        "model": "tiny",
+        "shape": [32, 32, 3],
+        "source": None,
+        "dataset": "faces",
+        "loss": "article",
+        "smoothing": 0.1,
+        "seed": 0,
+    }
     expected |= {"recipe": "one-pass", "updates": "simultaneous", "learning_rate": 1e-4, "beta1": 0.2, "devices": 1}
     expected |= {"pixels": [-0.5, 0.5], "batch_size": 4, "images": 10_000, "step": 7, "steps": 7}
     assert {name: run[name] for name in expected} == expected

@@ -209,4 +209,6 @@ def _reason(error: Exception) -> str | None:
 
 def _shortened(value: object) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, dict):  # a file of the user's
+        text = " ".join(map(str, value.values()))
     return text if len(text) <= 100 else f"{text[:99]}…"

@@ -1,10 +1,9 @@
-"""Pictures of samples: grids, with numbers or names where asked, and GIFs.
+"""Images of samples: grids, with numbers or names where asked, and animations (GIF).
 
 All arrays are uint8, (number, height, width, channels).
 """
 
-import io
-import struct
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -78,36 +77,18 @@ def save_png(picture: Image.Image, path: Path, settings: dict[str, object] | Non
 
 
 def save_gif(frames: Iterable[Path | Image.Image], path: Path, milliseconds: int = 150, last: int = 2000) -> None:
-    """Make an endless GIF of these pictures, or of those in these files, in their order; the last one stays longer.
+    """Write an endless GIF of these images, or of those in these files, in their order; the last one stays longer.
 
-    Every frame is written as it comes, so one at a time is in memory. All have the size of the first; there is one at
-    least. Source of the format: GIF89a, CompuServe 1990, sections 17 to 27, and Netscape's extension for the loop.
+    Frames are taken one at a time; in memory each is a byte per pixel. All have the size of the first; there is at
+    least one.
     """
-    with replacing(path) as beside, open(beside, "wb") as file:
-        waiting = None  # a frame's time depends on whether another follows
-        for frame in frames:
-            picture = frame if isinstance(frame, Image.Image) else Image.open(frame)
-            if waiting is None:
-                file.write(b"GIF89a" + struct.pack("<HH3x", *picture.size))
-                file.write(b"\x21\xff\x0bNETSCAPE2.0\x03\x01\0\0\0")  # again and again
-            else:
-                file.write(_gif_frame(waiting, milliseconds))
-            waiting = picture
-        file.write(_gif_frame(waiting, last) + b"\x3b")
 
+    def timed():
+        for frame, following in itertools.pairwise(itertools.chain(frames, [None])):
+            image = (frame if isinstance(frame, Image.Image) else Image.open(frame)).quantize(128)
+            image.info["duration"] = last if following is None else milliseconds
+            yield image
 
-def _gif_frame(picture: Image.Image, milliseconds: int) -> bytes:
-    """One frame of a GIF, with a palette of its own: cut out of what Pillow makes of the picture alone."""
-    encoded = io.BytesIO()
-    picture.quantize(128).save(encoded, "GIF", optimize=True, interlace=False)
-    content = encoded.getvalue()
-    depth = content[10] & 7
-    at = 13 + 3 * 2 ** (depth + 1)  # header and screen are 13 bytes, then comes the palette
-    palette = content[13:at]
-    while content[at] == 0x21:  # extensions: two bytes, and parts that begin with their length
-        at += 2
-        while content[at]:
-            at += 1 + content[at]
-        at += 1
-    control = b"\x21\xf9\x04\x04" + struct.pack("<H2x", milliseconds // 10)
-    return control + content[at : at + 9] + bytes([0x80 | depth]) + palette + content[at + 10 : -1]
+    images = timed()
+    with replacing(path) as beside:
+        next(images).save(beside, "GIF", save_all=True, append_images=images, loop=0)

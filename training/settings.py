@@ -14,7 +14,7 @@ DEFAULT_MODEL = {"mnist": "mnist"}  # of the other data sets: article
 FROM_PAIR = ("loss", "learning_rate", "beta1", "batch_size")  # a model's own, where the user gives none
 # What tells one run from another. A run is resumed only with the same.
 IDENTITY = (
-    *("model", "size", "channels", "dataset", "flip", "loss", "smoothing", "recipe", "updates"),
+    *("model", "source", "shape", "dataset", "flip", "loss", "smoothing", "recipe", "updates"),
     *("learning_rate", "beta1", "batch_size", "seed"),
 )
 
@@ -50,22 +50,16 @@ def number_or_all(text: str) -> int | None:
     return None if text == "all" else command.at_least(1)(text)
 
 
-def size(text: str) -> tuple[int, int]:
-    """An argparse type: "96" or "64x128" as (height, width)."""
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and len(side) < 6 and int(side) for side in sides):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size in pixels, e.g. 96 or 64x128")
-    return int(sides[0]), int(sides[-1])
-
-
 class Settings(argparse.Namespace):
     """The options of a run by name, as `parse` reads them. `complete` adds what the model and the data set decide."""
 
-    def complete(self, pair, smoothing: float) -> None:
-        """Fill in a pair's own settings where the user gave none. `smoothing` is the default of the chosen loss."""
-        self.height, self.width, self.channels = pair.shape
-        self.size = f"{self.height}x{self.width}"
-        self.pixels = pair.pixels
+    def complete(self, pair, smoothing: float, source: dict[str, str] | None) -> None:
+        """Fill in a pair's own settings where the user gave none.
+
+        smoothing: the default of the chosen loss. source: name and SHA-256 of the pair's file, if it is a user's.
+        """
+        self.shape, self.pixels, self.source = list(pair.shape), pair.pixels, source
+        self.model = source["file"] if source else self.model  # the same from wherever it is run
         if self.smoothing is None:
             self.smoothing = pair.smoothing if self.loss == pair.loss else smoothing
         for name in FROM_PAIR:
@@ -102,7 +96,9 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     model = parser.add_argument_group("networks").add_argument
     names = ", ".join(MODELS)
     model("--model", metavar="NAME", help=f"{names}, or FILE.py with a pair of your own (default: by data set)")
-    model("--size", type=size, metavar="HxW", help="image size, e.g. 96 or 64x128, for models with several sizes")
+    model(
+        "--size", type=command.size, metavar="HxW", help="image size, e.g. 96 or 64x128, for models with several sizes"
+    )
     model("--grey", action="store_true", help="grey images, one channel")
     model("--summary", action="store_true", help="print both networks and the settings, and exit")
 

@@ -1,16 +1,13 @@
-"""A model's weights from an HDF5 file that may be another model's, damaged, or made to do harm.
+"""Keras weights in HDF5 files: checked before they are used, and never executed.
 
-HDF5 is a C library that reads addresses and sizes from the file; on broken ones it can crash or never end. So a process
-of its own reads the file, with bounds on time and memory where the system has them, and hands over names, shapes and
-numbers. Nothing in the file
-is executed: no pickle, and of a whole saved model only the weights are looked at, never its configuration.
+The HDF5 library reads addresses and sizes from the file; on some broken files it crashes or never ends. So a child
+process opens every file first. Of a whole saved model only the weights are read, never its configuration.
 """
 
 import contextlib
-import json
-import math
+import errno
 import os
-import stat
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,46 +17,47 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from command import InputError, RunError, one_line, replacing
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
+from command import InputError, replacing
 
 ROOT = Path(__file__).resolve().parents[1]
-SECONDS = 20  # of computing; a file of 2.6 GB takes a few
+SECONDS = 60  # for the child; it reads names and shapes only, so the size of the file does not matter
+MEMORY = 2**30  # bytes of address space for the child
 DAMAGED = "is damaged: the HDF5 library cannot read it"
-
-
-def save_weights(model, path: Path) -> None:
-    with replacing(path) as beside:
-        model.save_weights(beside, save_format="h5")
+KERAS_3 = 'is in the format of Keras 3; save it with tf-keras 2 and save_weights(..., save_format="h5")'
+CHECKPOINT = "is a checkpoint; the weights are in generator.h5 next to it"
 
 
 class LayerWeights(NamedTuple):
     """One layer's weights as the file has them."""
 
     name: str
-    arrays: list[np.ndarray]  # float32
+    arrays: list[np.ndarray]  # float32, mapped from the file: what is not used takes no memory
+
+
+def save_weights(model, path: Path) -> None:
+    """Write the weights of a Keras model as HDF5. Raises OSError where the disk is full, and keeps the old file."""
+    needed = sum(weight.shape.num_elements() * weight.dtype.size + 4096 for weight in model.weights)
+    if shutil.disk_usage(path.parent).free < needed:  # HDF5 would notice too, but print it for every object
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    with replacing(path) as beside:
+        model.save_weights(beside, save_format="h5")
 
 
 def load_weights(model, path: str | os.PathLike) -> None:
     """Set the weights of a Keras model to those in `path`, all of them or none.
 
-    path: what tf-keras 2 writes, by `save_weights(..., save_format="h5")` or by `save("....h5")`. Layers are matched by
-    their order, as Keras does, since names carry a counter. Raises `InputError` when the file is no such file, or its
-    weights are not finite or do not have the model's shapes.
+    path: a file that tf-keras 2 wrote, by `save_weights(..., save_format="h5")` or by `save("....h5")`. Layers are
+    matched by their order, as in Keras, since names carry a counter. Raises InputError where the file is no such file,
+    or its weights are not finite or do not have the model's shapes.
     """
     layers = read(path)
-    difference = mismatch(model, layers)
-    if difference:
+    if difference := mismatch(model, layers):
         raise InputError(f"{path} does not have the weights of this model: {difference}")
     set_weights(model, layers)
 
 
 def mismatch(model, layers: list[LayerWeights]) -> str | None:
-    """What first tells weights that were read from those of a model, or None where all shapes are the same."""
+    """The first difference between the shapes that were read and those of a model; None where all are the same."""
     expected = _weights(model)
     for number, (found, (layer, weights)) in enumerate(zip(layers, expected, strict=False), 1):
         shapes, wanted = [array.shape for array in found.arrays], [tuple(weight.shape) for weight in weights]
@@ -71,13 +69,11 @@ def mismatch(model, layers: list[LayerWeights]) -> str | None:
 
 
 def set_weights(model, layers: list[LayerWeights]) -> None:
-    """Set a model's weights to those that were read; there is no `mismatch`."""
-    from tf1 import keras  # here: TensorFlow takes seconds, and the process that reads the file does not need it
+    """Set a model's weights, in Keras' session, to those that were read; there is no `mismatch`."""
+    from tf1 import keras  # here: the child does without TensorFlow
 
-    pairs = zip(_weights(model), layers, strict=True)
-    keras.backend.batch_set_value(
-        [pair for (_, weights), found in pairs for pair in zip(weights, found.arrays, strict=True)]
-    )
+    for (_, weights), found in zip(_weights(model), layers, strict=True):
+        keras.backend.batch_set_value(list(zip(weights, found.arrays, strict=True)))
 
 
 def _weights(model) -> list[tuple]:
@@ -91,96 +87,66 @@ def _listed(shapes: list[tuple[int, ...]]) -> str:
 
 
 def read(path: str | os.PathLike) -> list[LayerWeights]:
-    """The weights in a file, layer by layer, read in a process of its own. Raises `InputError`."""
+    """The weights in a file, layer by layer. Raises InputError where there are none, or some are not finite."""
+    path = Path(path)
+    if path.suffix == ".index" or ".data-" in path.name or Path(f"{path}.index").exists():
+        raise InputError(f"{path} {CHECKPOINT}")
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device may never end
+        if path.exists() and not path.is_file():  # a pipe would block, a device may never end
             raise InputError(f"{path} is not a file")
-        with open(path, "rb"):
-            pass
+        with open(path, "rb") as file:
+            if file.read(4) == b"PK\3\4":  # .keras files are ZIP archives
+                raise InputError(f"{path} {KERAS_3}")
+        size = path.stat().st_size
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        reader = subprocess.run(
-            [sys.executable, "-m", "training.weights", os.path.abspath(path)],
-            stdin=subprocess.DEVNULL,
-            cwd=ROOT,
-            capture_output=True,
-            # NumPy's threads reserve address space by the core, which counts against the bound
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-            timeout=None if resource else 10 * SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        raise InputError(f"{path} {DAMAGED}") from None
-    if reader.returncode not in (0, 1, 2):  # a crash, or over the bounds
+    if not h5py.is_hdf5(path):
+        raise InputError(f"{path} is not an HDF5 file")
+    if not _opens(path):
         raise InputError(f"{path} {DAMAGED}")
-    if reader.returncode == 2:
-        raise InputError(f"{path} {reader.stdout.decode()}")
-    if reader.returncode:
-        raise RunError(f"{path} could not be read: {reader.stderr.decode(errors='replace')[-200:]}")
-    start = reader.stdout.index(b"\n") + 1
-    layers = []
-    for name, shapes in json.loads(reader.stdout[:start]):
-        arrays = []
-        for shape in shapes:
-            array = np.frombuffer(reader.stdout, np.float32, math.prod(shape), start).reshape(shape)
-            start += array.nbytes
-            arrays.append(array)
-        layers.append(LayerWeights(name, arrays))
+    try:
+        with _opened(path) as file:
+            layers = [LayerWeights(name, [_mapped(path, each) for each in found]) for name, found in _layers(file)]
+        if sum(array.nbytes for layer in layers for array in layer.arrays) > size:
+            raise InputError(DAMAGED)  # several names for the same bytes
+        for array in (array for layer in layers for array in layer.arrays):
+            if array.size and not np.isfinite([array.min(), array.max()]).all():
+                raise InputError("has weights that are NaN or infinite")
+    except InputError as error:
+        raise InputError(f"{path} {error}") from None
+    except Exception as error:  # on broken bytes, h5py raises whatever comes first
+        raise InputError(f"{path} {DAMAGED}") from error
     return layers
 
 
-# --- the process that reads ------------------------------------------------------------------------------------------
-
-
-def _main(path: str) -> int:
-    """Write one line of JSON, [[layer, [shape, ...]], ...], and the numbers to stdout; or why not, with exit code 2."""
-    size = os.stat(path).st_size
-    limit("RLIMIT_CPU", SECONDS)
-    limit("RLIMIT_AS", 2**30 + 2 * size)
-    limit("RLIMIT_CORE", 0)
-    out = sys.stdout.buffer
+def _opens(path: Path) -> bool:
+    """Whether a child process gets through the file's names and shapes alive."""
+    child = [sys.executable, "-m", "training.weights", os.path.abspath(path)]
+    # NumPy's threads reserve address space by the core, which counts against the limit
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     try:
-        if not h5py.is_hdf5(path):
-            raise InputError("is not an HDF5 file")
-        with h5py.File(path, "r") as file:
-            layers = [(name, list(datasets)) for name, datasets in _layers(file)]
-            if sum(dataset.nbytes for _, datasets in layers for dataset in datasets) > size:
-                raise InputError(DAMAGED)  # else a few bytes could claim any amount of memory
-            arrays = [dataset[()] for _, datasets in layers for dataset in datasets]
-            header = [(name, [dataset.shape for dataset in datasets]) for name, datasets in layers if datasets]
-        if not all(np.isfinite(array).all() for array in arrays):
-            raise InputError("has weights that are NaN or infinite")
-    except Exception as error:  # on broken bytes, h5py raises whatever comes first
-        out.write((one_line(error) if isinstance(error, InputError) else DAMAGED).encode())
-        return 2
-    out.write(json.dumps(header).encode() + b"\n")
-    for array in arrays:
-        out.write(array.tobytes())
-    return 0
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.run(child, cwd=ROOT, env=environment, timeout=SECONDS, **quiet).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
-def limit(name: str, most: int) -> None:
-    """Limit a resource of this process, where the system can: Windows has no such limits, macOS none on memory."""
-    if resource and hasattr(resource, name):
-        kind = getattr(resource, name)
-        with contextlib.suppress(OSError, ValueError):
-            hard = resource.getrlimit(kind)[1]
-            resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+def _opened(path: str | os.PathLike) -> h5py.File:
+    return h5py.File(path, "r", locking=False)  # some network file systems have no locks
 
 
 def _layers(file: h5py.File) -> Iterator[tuple[str, list[h5py.Dataset]]]:
-    """Layers' names and datasets, in their order. Raises `InputError`, whose text follows the file's name."""
-    if "settings" in file.attrs and "step" in file.attrs:
-        raise InputError("is a training checkpoint; the weights are in generator.h5 beside it")
-    if "layers" in file or "_layer_checkpoint_dependencies" in file:
-        raise InputError('is in the format of Keras 3; save it with tf-keras 2 and save_weights(..., save_format="h5")')
-    root = file.get("model_weights", file)  # a whole model: its weights are below
+    """Layers that have weights, in order: names and datasets. Raises InputError, whose text follows the file's name."""
+    names = set(file)  # not `in file`, which would follow a link
+    if names & {"layers", "_layer_checkpoint_dependencies"}:
+        raise InputError(KERAS_3)
+    root = _below(file, "model_weights") if "model_weights" in names else file  # a whole model's are below
     if "layer_names" not in root.attrs:
         raise InputError("is an HDF5 file, but not one of Keras weights")
     for layer in root.attrs["layer_names"]:
         group = _below(root, layer)
-        yield _text(layer), [_below(group, name) for name in group.attrs["weight_names"]]
+        if datasets := [_below(group, name) for name in group.attrs["weight_names"]]:
+            yield _text(layer), datasets
 
 
 def _below(group: h5py.Group, path: str | bytes) -> h5py.Group | h5py.Dataset:
@@ -192,14 +158,28 @@ def _below(group: h5py.Group, path: str | bytes) -> h5py.Group | h5py.Dataset:
     if isinstance(group, h5py.Dataset):
         if group.dtype != np.float32:
             raise InputError("has weights that are not of type float32")
+        # Stored whole, a weight is no larger than the file; compressed, a few bytes could claim any amount of memory.
         if group.id.get_create_plist().get_layout() != h5py.h5d.CONTIGUOUS or group.external:
             raise InputError("has weights that are not stored as Keras stores them")
     return group
+
+
+def _mapped(path: Path, dataset: h5py.Dataset) -> np.ndarray:
+    """A dataset as a part of the file, read when it is used."""
+    if not dataset.size:
+        return np.zeros(dataset.shape, np.float32)
+    return np.memmap(path, np.float32, "r", dataset.id.get_offset(), dataset.shape)
 
 
 def _text(name: str | bytes) -> str:
     return name.decode() if isinstance(name, bytes) else name
 
 
-if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1]))
+if __name__ == "__main__":  # the child: it ends well, or `read` does not go on
+    with contextlib.suppress(ImportError, AttributeError, OSError, ValueError):  # other systems have no such limits
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    with contextlib.suppress(InputError), _opened(sys.argv[1]) as opened:
+        list(_layers(opened))
