@@ -186,6 +186,40 @@ def test_a_resumed_run_ends_with_the_same_bits(run, dcgan, tmp_path):
         assert kind in kinds
 
 
+@pytest.fixture
+def arrays(tmp_path):
+    values = np.random.default_rng(0).integers(256, size=(9, 20, 30), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=values, labels=np.arange(9) % 3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--model", str(ROOT / "examples" / "own_pair.py")),
+        ("--model", "article", "--size", "16x32", "--grey", "--flip"),
+        ("--dataset", "arrays", "--data-dir", "images.npz", "--flip"),
+    ],
+    ids=["own networks", "another size, grey and mirrored", "arrays"],
+)
+def test_own_networks_and_own_images_resume_with_the_same_bits(options, dcgan, arrays, tmp_path):
+    run = (*SHORT, *options)
+    for steps in (4, 6):
+        assert dcgan(*run, "--steps", steps).returncode == 0
+    assert dcgan(*run, "--steps", 6, "--out", "whole").returncode == 0
+    now, whole = state(tmp_path / "run", 6), state(tmp_path / "whole", 6)
+    assert all((now[name] == whole[name]).all() for name in whole)
+
+
+def test_a_changed_file_of_networks_is_refused_by_name(dcgan, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text((ROOT / "examples" / "own_pair.py").read_text())
+    assert dcgan(*SHORT[:-1], "mine.py", "--steps", 1).returncode == 0
+    file.write_text(file.read_text() + "# changed\n")
+    assert "was made with source mine.py" in bad_input(dcgan(*SHORT[:-1], "mine.py", "--steps", 2))
+    file.write_text("pair = 1 / 0\n")
+    assert "mine.py, line 1: ZeroDivisionError" in bad_input(dcgan(*SHORT[:-1], "mine.py", "--steps", 2))
+
+
 def test_a_finished_run_says_so_and_changes_nothing(dcgan, tmp_path):
     dcgan(*SHORT, "--steps", 2)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").iterdir()}
