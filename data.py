@@ -80,14 +80,15 @@ def checksum(dataset: Dataset) -> str:
     Images of more than 256 MiB are sampled evenly, so that it takes a fraction of a second.
     """
     images = dataset.images
+    source = images.images if isinstance(images, Resized) else images
     crc = zlib.crc32(repr(images.shape).encode())
     if dataset.labels is not None:
         crc = zlib.crc32(dataset.labels.tobytes(), crc)
     if dataset.identity is not None:
         crc = zlib.crc32(dataset.identity.encode(), crc)
     else:
-        for k in range(0, len(images), -(-math.prod(images.shape) // 2**28)):
-            crc = zlib.crc32(images[k].tobytes(), crc)
+        for k in range(0, len(source), -(-math.prod(source.shape) // 2**28)):
+            crc = zlib.crc32(source[k].tobytes(), crc)
     return f"{crc:08x}"
 
 

@@ -38,11 +38,11 @@ def cache_home() -> Path:
 @contextmanager
 def workshop(folder: Path) -> Iterator[Path]:
     """A temporary folder in `folder`, which is made if it is missing. Files are written there and renamed when they
-    are whole. It is removed at the end, as is what processes that were killed more than a day ago have left."""
+    are whole. It is removed at the end, as are those of killed processes: nothing was written there for an hour."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for left in folder.glob(".partial-*"):
         with suppress(FileNotFoundError):  # another process has removed it
-            if time.time() - left.stat().st_mtime > 86_400:
+            if time.time() - max(path.stat().st_mtime for path in (left, *left.rglob("*"))) > 3600:
                 shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder, ignore_cleanup_errors=True) as beside:
         yield Path(beside)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -42,11 +43,13 @@ def load(data_dir: str | os.PathLike | None, labelled: bool = False) -> Dataset:
 
 
 @contextmanager
-def opened(path: Path, wrong: str, advice: str) -> Iterator[np.lib.npyio.NpzFile | np.ndarray]:
-    """What np.load makes of a file: an archive, or an array that is read where it lies. Whatever is raised while it is
-    in use becomes an `InputError`: "`wrong`: reason; `advice`"."""
+def opened(file: Path | BinaryIO, wrong: str, advice: str) -> Iterator[np.lib.npyio.NpzFile | np.ndarray]:
+    """What np.load makes of a file: an archive, or an array, which is read from a path when it is used.
+
+    Whatever is raised until the end becomes an `InputError`: "`wrong`: reason; `advice`".
+    """
     try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        loaded = np.load(file, mmap_mode="r" if isinstance(file, Path) else None, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             yield loaded
         else:

@@ -30,7 +30,8 @@ def load(data_dir: str | os.PathLike | None, split: str) -> Dataset:
         return official.find("cifar10", lambda place: load(place, split), _download)
     folder = Path(data_dir, FOLDER)
     if not os.path.isdir(folder):
-        hint = f"unpack {ARCHIVE} there first" if Path(data_dir, ARCHIVE).exists() else "--data-dir is its parent"
+        packed = os.path.exists(Path(data_dir, ARCHIVE))
+        hint = f"unpack {ARCHIVE} there first" if packed else "--data-dir is its parent"
         raise InputError(f"there is no folder {printable(str(folder))}; {hint}")
     images = np.empty((len(FILES[split]) * 10_000, 32, 32, 3), np.uint8)
     labels = np.empty(len(images), np.int64)
@@ -38,12 +39,13 @@ def load(data_dir: str | os.PathLike | None, split: str) -> Dataset:
         part, path = slice(i * 10_000, (i + 1) * 10_000), folder / name
         images[part], labels[part] = batch(official.content(path), printable(str(path)))
     meta = folder / "batches.meta"
-    names = class_names(official.content(meta), printable(str(meta))) if meta.exists() else CLASSES
+    names = class_names(official.content(meta), printable(str(meta))) if os.path.exists(meta) else CLASSES
     return Dataset("cifar10", images, labels, names)
 
 
 def _download(own: Path) -> None:
     """Fetch the archive and unpack it; the folder appears when all its files are whole, then the archive goes."""
+    shutil.rmtree(own / FOLDER, ignore_errors=True)  # it could not be read
     official.fetch(own / ARCHIVE, **DOWNLOAD)
     with workshop(own) as beside:
         (beside / FOLDER).mkdir()
@@ -53,8 +55,6 @@ def _download(own: Path) -> None:
                 if member.isfile() and name in (*FILES["train"], *FILES["test"], "batches.meta"):
                     with archive.extractfile(member) as source, open(beside / FOLDER / name, "wb") as target:
                         shutil.copyfileobj(source, target)
-        if (own / FOLDER).exists():  # it could not be read
-            shutil.rmtree(own / FOLDER)
         os.replace(beside / FOLDER, own / FOLDER)
     os.unlink(own / ARCHIVE)
 

@@ -23,8 +23,26 @@ VERSION = 3  # of the cache; changes whenever `decode` makes other pixels
 QUIET = 1  # seconds of decoding before its progress is shown
 
 # What systems leave in folders, in lower case. Names with a dot in front are left out anyway.
-_LEFT_BEHIND = {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "__macosx", "lost+found", "$recycle.bin"}
-_LEFT_BEHIND |= {"recycler", "system volume information", "thumbs", "thumbs.db", "desktop.ini"}
+_LEFT_BEHIND = {
+    "@eadir",
+    "@recycle",
+    "@recently-snapshot",
+    "@tmp",
+    "#recycle",
+    "#snapshot",
+    "__macosx",
+    "lost+found",
+    "$recycle.bin",
+}
+_LEFT_BEHIND |= {
+    "recycler",
+    "found.000",
+    "system volume information",
+    "temporary items",
+    "thumbs",
+    "thumbs.db",
+    "desktop.ini",
+}
 
 
 class _File(NamedTuple):

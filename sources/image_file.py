@@ -40,9 +40,10 @@ def decode(source: str | os.PathLike | BinaryIO, shape: Shape, depth: int = 16) 
             warnings.simplefilter("ignore")  # a doubtful file is either read or refused
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with _opened(source, shape) as (image, raw):
-                if raw.startswith(("RGB;16", "RGBA;16")):
+                if raw.startswith(("RGB;16", "RGBA;16", "LA;16")):
                     with _opened(source, shape, swapped=True) as (lower, _):
-                        values = np.asarray(image).astype(np.uint16) << 8 | np.asarray(lower)
+                        values = np.asarray(image).astype(np.uint16) << 8
+                        values |= np.asarray(lower)[..., 1:2] if raw == "LA;16B" else np.asarray(lower)
                     image = _eight_bits(values, depth, image)
                 elif image.mode.startswith(("I", "F")):
                     image = _eight_bits(np.asarray(image), depth, image)
@@ -81,6 +82,9 @@ def _opened(
     8 of the 16 bits."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # it would be compared before draft mode is set
     try:
+        image = Image.open(source, formats=["JPEG"])
+    except UnidentifiedImageError:
+        Image.MAX_IMAGE_PIXELS = limit
         image = Image.open(source, formats=formats())
     finally:
         Image.MAX_IMAGE_PIXELS = limit
@@ -93,7 +97,8 @@ def _opened(
             raise InputError(size)
         raw = _raw_mode(image.tile)
         if swapped:
-            other = raw[:-1] + ("L" if raw[-1] == "B" or (raw[-1] == "N" and sys.byteorder == "big") else "B")
+            big = raw[-1] == "B" or (raw[-1] == "N" and sys.byteorder == "big")
+            other = "RGBA" if raw == "LA;16B" else raw[:-1] + ("L" if big else "B")  # grey and alpha, four bytes in all
             image.tile = [
                 (codec, extents, offset, (other, *arguments[1:]) if isinstance(arguments, tuple) else other)
                 for codec, extents, offset, arguments in image.tile

@@ -1,6 +1,7 @@
 """MNIST and datasets in its formats: Keras' mnist.npz, or the idx files of MNIST, Fashion-MNIST, KMNIST and EMNIST."""
 
 import gzip
+import io
 import math
 import os
 import re
@@ -25,7 +26,7 @@ def load(data_dir: str | os.PathLike | None, split: str) -> Dataset:
     if data_dir is None:
         return official.find("mnist", lambda place: load(place, split), _download)
     path = Path(data_dir, "mnist.npz")
-    images_file = None if path.exists() else _idx_file(Path(data_dir), split)
+    images_file = None if os.path.exists(path) else _idx_file(Path(data_dir), split)
     images, labels = _idx_pair(images_file) if images_file else _npz(path, split)
     return Dataset("mnist", images[..., np.newaxis], labels.astype(np.int64), [str(digit) for digit in range(10)])
 
@@ -37,8 +38,8 @@ def _download(own: Path) -> None:
 def _npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images (n, 28, 28) uint8 and labels (n,) uint8 from Keras' mnist.npz."""
     name, count = printable(str(path)), 60_000 if split == "train" else 10_000
-    official.content(path)  # a file, and not larger than the official one
-    with opened(path, f"{name} is not an MNIST archive as Keras has it", "download it again") as archive:
+    file = io.BytesIO(official.content(path))
+    with opened(file, f"{name} is not an MNIST archive as Keras has it", "download it again") as archive:
         images, labels = (member(archive, f"{key}_{split}", 10**8) for key in "xy")
         for key, array, shape in (("x", images, (count, 28, 28)), ("y", labels, (count,))):
             if array.dtype != np.uint8 or array.shape != shape:
@@ -61,10 +62,8 @@ def _idx_file(data_dir: Path, split: str) -> Path | None:
 def _idx_pair(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Images (n, height, width) and labels (n,), uint8, from the idx file `path` and its neighbour with the labels."""
     base = path.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
-    labels_file = next(
-        (each for end in ("", ".gz") if (each := path.with_name(base + end)).exists()), path.with_name(base)
-    )
-    images, labels = _idx(path, 3), _idx(labels_file, 1)
+    packed = path.with_name(f"{base}.gz")
+    images, labels = _idx(path, 3), _idx(packed if packed.exists() else path.with_name(base), 1)
     if len(images) != len(labels) or labels.max(initial=0) > 9 or not images.size:
         reason = f"{len(images)} images, {len(labels)} labels up to {labels.max(initial=0)}"
         raise InputError(f"{printable(str(path))} and its labels do not fit ({reason}); classes are 0 to 9")

@@ -22,6 +22,8 @@ def find(name: str, read: Callable[[Path], Dataset], download: Callable[[Path], 
     try:
         download(own)
     except Exception as error:  # no network, a wrong checksum, a cut archive, a full disk: no common exception
+        with suppress(InputError):
+            return read(own)  # another process has been faster
         raise InputError(
             f"{name} could not be downloaded to {printable(str(own))} ({printable(one_line(error))}); name a folder "
             "that has it with --data-dir, or use --dataset faces, which needs no download"
@@ -40,7 +42,7 @@ def _keras_folders() -> list[Path]:
 
 def fetch(path: Path, origin: str, file_hash: str) -> None:
     """Download the file at the URL `origin`, whose SHA-256 has to be `file_hash`, to `path`, unless it is there."""
-    if path.exists() and _sha256(path) == file_hash:
+    if os.path.exists(path) and _sha256(path) == file_hash:
         return
     print(f"downloading {origin}")
     with workshop(path.parent) as beside:
