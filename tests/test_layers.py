@@ -110,6 +110,19 @@ def test_the_shortcuts_are_taken_where_they_should_be():
     assert [shorter("BatchNormalization", *case) for case in NORMALIZATIONS] == [True] * 2 + [False] * 4
 
 
+@pytest.mark.parametrize(("kind", "case", "shape"), [CASES[0], CASES[2], CASES[12], CASES[14], CASES[24]])
+def test_where_tensorflow_has_a_gpu_the_stock_layer_runs(kind, case, shape, monkeypatch):
+    def operations(layer):
+        with tf.Graph().as_default() as graph:
+            layer(**case, name="layer")(tf.placeholder(tf.float32, (None, *shape)))
+            return [op.type for op in graph.get_operations()]
+
+    fast = operations(getattr(layers, kind))
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["/physical_device:GPU:0"])
+    on_a_gpu = operations(getattr(layers, kind))
+    assert on_a_gpu == operations(getattr(stock, kind)) != fast
+
+
 @pytest.mark.parametrize("size", [None, 4])
 def test_an_input_of_unknown_size_is_left_to_the_stock_layer(size, sess):
     for layer in (layers.Conv2D(2, 4, strides=2, padding="same"), layers.Conv2DTranspose(3, 4, padding="same")):
@@ -164,7 +177,7 @@ def with_stock_layers(model):
 def test_weights_files_are_interchangeable_with_stock_layers(name, graph, tmp_path):
     ours = getattr(models, f"article_{name}")()
     theirs = with_stock_layers(ours)
-    assert [type(layer).__module__ for layer in theirs.layers].count("layers") == 0
+    assert [type(layer).__module__ for layer in theirs.layers].count("tf1.layers") == 0
     assert [layer.name for layer in theirs.layers] == [layer.name for layer in ours.layers]
     inputs = np.random.default_rng(0).standard_normal((4, *ours.input_shape[1:]), dtype=np.float32)
     for source, target, path in ((ours, theirs, tmp_path / "ours.h5"), (theirs, ours, tmp_path / "theirs.h5")):

@@ -1,14 +1,15 @@
-"""Layers that compute what stock Keras layers do, faster on a CPU; the article's own layer; layers that are random.
+"""Keras layers that are faster on a CPU, and random layers that can be repeated.
 
-`Conv2D` and `Conv2DTranspose` have the weights, names and configuration of the stock layers, so weight files are
-interchangeable; where a shortcut does not apply, the stock code runs. The three reasons, on oneDNN with AVX-512:
+`Conv2D`, `Conv2DTranspose` and `BatchNormalization` have the weights, names and configuration of the stock layers, so
+weight files are interchangeable. Where a shortcut does not apply, and wherever TensorFlow has a GPU, the stock code
+runs. There are three shortcuts, for oneDNN with AVX-512:
 
-- A convolution fills the 16 lanes of a register with its output channels, so a picture of 3 channels wastes 13 of them.
+- A convolution puts its output channels into the 16 lanes of a register, so an image of 3 channels wastes 13 of them.
   `to_few_channels` computes the 3 channels of 2x2 pixels at once.
-- A convolution over one or a few pixels is all border and preparation; a matrix product is not.
-- Batch normalization has a slow way for channels that do not fill the lanes.
+- A convolution over a few pixels spends its time on borders and preparation. A matrix product does not.
+- Batch normalization is slow where the channels do not fill the lanes.
 
-What each gave is in reproduce/benchmarks.md. Shapes in comments leave out the batch.
+reproduce/benchmarks.md has the gain of each. Shapes in comments leave out the batch.
 """
 
 import itertools
@@ -19,13 +20,18 @@ from collections.abc import Callable
 from tf1 import keras, tf
 
 
+def shortcuts_pay() -> bool:
+    """Whether the shortcuts are used: they are made for oneDNN, so only where TensorFlow has no GPU."""
+    return not tf.config.list_physical_devices("GPU")
+
+
 def to_few_channels(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
     """`tf.nn.conv2d_transpose(x, kernel, ..., stride, "SAME")` for stride 1 or 2 and at most 4 output channels.
 
     x (batch, height, width, n) and kernel (4, 4, c, n) -> (batch, stride * height, stride * width, c), both even.
     One convolution makes the 4c numbers of a block of 2x2 pixels, and `depth_to_space` puts them in place. A block
-    depends on 5x5 pixels of x, between which stride 2 puts zeros that need not be multiplied; each of its four pixels
-    depends on a window of 4x4 that begins one further down or right.
+    depends on 5x5 pixels of x (with stride 2, every other one is a zero that is not multiplied). Each of its four
+    pixels depends on a window of 4x4 that begins 0 or 1 pixels further down and right.
     """
     flipped = tf.transpose(tf.reverse(kernel, [0, 1]), (0, 1, 3, 2))
     windows = [tf.pad(flipped, [[i, 1 - i], [j, 1 - j], [0, 0], [0, 0]]) for i in (0, 1) for j in (0, 1)]
@@ -35,8 +41,8 @@ def to_few_channels(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
 
 
 @tf.custom_gradient
-def _picture_from_features(x, kernel):
-    """The last layer of a generator, stride 1. In its gradients the many channels are the output's: nothing to gain."""
+def _image_from_features(x, kernel):
+    """The last layer of a generator, stride 1. Its gradients have many output channels, so they stay as they are."""
 
     def gradient(dy):
         return (
@@ -48,8 +54,8 @@ def _picture_from_features(x, kernel):
 
 
 @tf.custom_gradient
-def _features_from_picture(x, kernel):
-    """The first layer of a discriminator, stride 2. Only the gradient of the picture has few channels."""
+def _features_from_image(x, kernel):
+    """The first layer of a discriminator, stride 2. Only the gradient of the image has few channels."""
 
     def gradient(dy):
         return (
@@ -61,7 +67,7 @@ def _features_from_picture(x, kernel):
 
 
 def _has_few_channels(layer: keras.layers.Conv2D, x: tf.Tensor, channels: int, stride: int) -> bool:
-    """Whether `to_few_channels` knows the geometry of the layer and pays: 4 * channels have to fit in 16 lanes."""
+    """Whether `to_few_channels` applies to the layer's geometry and pays: 4 * channels must fit into 16 lanes."""
     return (
         channels <= 4
         and layer.kernel_size == (4, 4)
@@ -75,7 +81,7 @@ def _has_few_channels(layer: keras.layers.Conv2D, x: tf.Tensor, channels: int, s
 
 
 def _windows(size: int, kernel: int, stride: int, padding: str) -> list[tuple[int, int, int]]:
-    """What each output of a convolution sees in one dimension: (first pixel, first tap, how many of both)."""
+    """The input of each output pixel of a convolution in one dimension: (first pixel, first tap, number of both)."""
     outputs = -(-size // stride) if padding == "same" else (size - kernel) // stride + 1
     border = max((outputs - 1) * stride + kernel - size, 0) // 2 if padding == "same" else 0
     starts = [output * stride - border for output in range(outputs)]
@@ -83,38 +89,38 @@ def _windows(size: int, kernel: int, stride: int, padding: str) -> list[tuple[in
 
 
 def _to_few_pixels(windows: list[tuple[tuple[int, int, int], tuple[int, int, int]]]) -> Callable:
-    """A convolution to a few pixels as a matrix product for each of them, over the taps that fall on the picture.
+    """A convolution to a few pixels: for each, one matrix product over the taps that lie inside the image.
 
-    windows: the rows and the columns of each pixel, as `_windows` has them. The function takes x (batch, height, width,
-    channels) and the kernel (rows, columns, channels, filters), and returns (batch, pixels, filters).
+    windows: for each output pixel, its rows and columns from `_windows`. The result is a function of x (batch, height,
+    width, channels) and the kernel (rows, columns, channels, filters) that returns (batch, pixels, filters).
     """
 
     @tf.custom_gradient
     def convolution(x, kernel):
-        pictures, taps = [], []
+        patches, taps = [], []
         for (row, top, rows), (column, left, columns) in windows:
-            picture = x[:, row : row + rows, column : column + columns]
-            pictures.append(tf.reshape(picture, (-1, rows * columns * x.shape[-1])))
+            patch = x[:, row : row + rows, column : column + columns]
+            patches.append(tf.reshape(patch, (-1, rows * columns * x.shape[-1])))
             taps.append(tf.reshape(kernel[top : top + rows, left : left + columns], (-1, kernel.shape[-1])))
 
         def gradient(dy):
-            # TensorFlow's own would write each slice's gradient into zeros of the full size: much slower
+            # TensorFlow's own gradient writes each slice into zeros of the full size, which is much slower.
             dx, dk = [], []
-            for (row, column), picture, tap, d in zip(windows, pictures, taps, tf.unstack(dy, axis=1), strict=True):
+            for (row, column), patch, tap, d in zip(windows, patches, taps, tf.unstack(dy, axis=1), strict=True):
                 shape = row[2], column[2]
-                d_picture = tf.reshape(tf.matmul(d, tap, transpose_b=True), (-1, *shape, x.shape[-1]))
-                d_tap = tf.reshape(tf.matmul(picture, d, transpose_a=True), (*shape, *kernel.shape[2:]))
-                dx.append(tf.pad(d_picture, [[0, 0], *_around(x.shape[1:3], (row[0], column[0]), shape), [0, 0]]))
+                d_patch = tf.reshape(tf.matmul(d, tap, transpose_b=True), (-1, *shape, x.shape[-1]))
+                d_tap = tf.reshape(tf.matmul(patch, d, transpose_a=True), (*shape, *kernel.shape[2:]))
+                dx.append(tf.pad(d_patch, [[0, 0], *_around(x.shape[1:3], (row[0], column[0]), shape), [0, 0]]))
                 dk.append(tf.pad(d_tap, [*_around(kernel.shape[:2], (row[1], column[1]), shape), [0, 0], [0, 0]]))
             return tf.add_n(dx), tf.add_n(dk)
 
-        return tf.stack([tf.matmul(*pair) for pair in zip(pictures, taps, strict=True)], axis=1), gradient
+        return tf.stack([tf.matmul(*pair) for pair in zip(patches, taps, strict=True)], axis=1), gradient
 
     return convolution
 
 
 def _around(whole: tuple[int, int], start: tuple[int, int], part: tuple[int, int]) -> list[list[int]]:
-    """How much `part` lacks on each side to be the whole, which it begins in at `start`."""
+    """The padding that puts `part` at `start` of an array of size `whole`."""
     return [[first, size - first - length] for size, first, length in zip(whole, start, part, strict=True)]
 
 
@@ -125,13 +131,15 @@ class Conv2D(keras.layers.Conv2D):
     def convolution_op(self, inputs, kernel):
         """inputs (batch, height, width, channels), kernel (rows, columns, channels, filters)."""
         kernel = tf.convert_to_tensor(kernel)
+        if not shortcuts_pay():
+            return super().convolution_op(inputs, kernel)
         if _has_few_channels(self, inputs, inputs.shape[-1], stride=2):
-            return _features_from_picture(inputs, kernel)
+            return _features_from_image(inputs, kernel)
         shape = tuple(self.compute_output_shape(inputs.shape)[1:])
         plain = self.data_format == "channels_last" and self.groups == 1 and self.dilation_rate == (1, 1)
         if not plain or None in shape or shape[0] * shape[1] > 4:
             return super().convolution_op(inputs, kernel)
-        if shape[:2] == (1, 1) and self.kernel_size == tuple(inputs.shape[1:3]):  # all of the picture meets all taps
+        if shape[:2] == (1, 1) and self.kernel_size == tuple(inputs.shape[1:3]):  # the kernel covers the image
             weights = tf.reshape(kernel, (-1, self.filters))
             return tf.reshape(tf.matmul(tf.reshape(inputs, (-1, weights.shape[0])), weights), (-1, *shape))
         rows, columns = (
@@ -148,14 +156,16 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
 
     def call(self, inputs):
         """inputs (batch, height, width, channels); the kernel is (rows, columns, filters, channels)."""
+        if not shortcuts_pay():
+            return super().call(inputs)
         shape = tuple(self.compute_output_shape(inputs.shape)[1:])
         if _has_few_channels(self, inputs, self.filters, stride=1):
-            outputs = _picture_from_features(inputs, tf.convert_to_tensor(self.kernel))
+            outputs = _image_from_features(inputs, tf.convert_to_tensor(self.kernel))
         elif (
             tuple(inputs.shape[1:3]) == (1, 1)
             and shape == (*self.kernel_size, self.filters)
             and self.data_format == "channels_last"
-        ):  # one pixel, which the kernel spreads over all of the output
+        ):  # from one pixel to the size of the kernel
             weights = tf.reshape(self.kernel, (-1, inputs.shape[-1]))
             outputs = tf.matmul(tf.reshape(inputs, (-1, weights.shape[1])), weights, transpose_b=True)
             outputs = tf.reshape(outputs, (-1, *shape))
@@ -174,21 +184,22 @@ class BatchNormalization(keras.layers.BatchNormalization):
         """inputs (batch, height, width, channels)."""
         *sizes, channels = inputs.shape[1:]
         pixels = 0 if None in sizes else math.prod(sizes)
-        if len(sizes) != 2 or self.axis not in ([3], 3) or channels % 16 == 0 or not pixels or pixels % 4:
+        applies = len(sizes) == 2 and self.axis in ([3], 3) and channels % 16 and pixels and pixels % 4 == 0
+        if not applies or not shortcuts_pay():
             return super().call(inputs, training=training)
-        # Where lanes stay empty, oneDNN is slow on large pictures. Which one a pixel belongs to does not matter.
+        # oneDNN is slow on large images where lanes stay empty. Which image a pixel belongs to does not matter.
         outputs = super().call(tf.reshape(inputs, (-1, 4, 1, channels)), training=training)
         return tf.reshape(outputs, (-1, *inputs.shape[1:]))
 
 
-# What is random inside a network.
+# Random layers.
 
 
 class Seeded(keras.layers.Layer):
-    """A layer that is random by a number of its own and the global step.
+    """A layer whose random numbers depend on its own seed, the call and the global step.
 
-    So a resumed run draws what it would have drawn, and no two calls (D's passes over real and generated pictures) draw
-    the same. The number is from Python's random numbers, where Keras takes the seeds of initial weights from.
+    A resumed run therefore draws the same numbers as an uninterrupted one, and two calls of one layer draw different
+    numbers. Without `seed`, Python's random numbers give one, as Keras does for initial weights.
     """
 
     def __init__(self, seed: int | None = None, **kwargs):
@@ -200,12 +211,12 @@ class Seeded(keras.layers.Layer):
         tf.train.get_or_create_global_step()  # here, because `call` may be inside a branch
 
     def next_seed(self) -> tf.Tensor:
-        """What the stateless operations of TensorFlow take, (2,) int64; another one for each call and each replica."""
+        """The seed (2,) int64 for a stateless operation of TensorFlow; a new one for each call and each replica."""
         self.calls += 1
         seed = tf.constant(self.seed + self.calls, tf.int64)
         replica = tf.distribute.get_replica_context()
         if replica and replica.num_replicas_in_sync > 1:
-            seed += 2**31 * tf.cast(replica.replica_id_in_sync_group, tf.int64)  # where no seed of another begins
+            seed += 2**31 * tf.cast(replica.replica_id_in_sync_group, tf.int64)  # seeds of layers are below 2**31
         return tf.stack([seed, tf.train.get_or_create_global_step()])
 
     def get_config(self):
@@ -214,7 +225,7 @@ class Seeded(keras.layers.Layer):
 
 @keras.utils.register_keras_serializable("dcgan")
 class SeededDropout(Seeded):
-    """Dropout (Srivastava et al. 2014) that can be repeated and resumed. Same shape out; on in training only."""
+    """Dropout (Srivastava et al. 2014) that can be repeated and resumed. Only in training; the shape stays."""
 
     def __init__(self, rate: float, **kwargs):
         super().__init__(**kwargs)
@@ -233,7 +244,7 @@ class SeededDropout(Seeded):
 
 @keras.utils.register_keras_serializable("dcgan")
 class SeededNormal(Seeded):
-    """Standard normal numbers of its input's shape, drawn anew in every step."""
+    """Standard normal numbers of the input's shape, new in every step."""
 
     def call(self, x):
         return tf.random.stateless_normal(tf.shape(x), self.next_seed(), dtype=x.dtype)
