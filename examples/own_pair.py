@@ -1,12 +1,12 @@
 """Your own networks: a file with a `pair`, for --model.
 
-    python dcgan_keras.py --dataset faces --model examples/own_pair.py --out samples/own --steps 3000
+    python dcgan_keras.py --dataset faces --model examples/own_pair.py --out samples/own --steps 2500
     python generate.py walk --weights samples/own/generator.h5 --model examples/own_pair.py
 
 It has all that the built-in models have: resume, samples, logs, TensorBoard, generate.py.
 """
 
-from models import Pair
+from models import ConcatDiff, Pair
 from tf1 import keras  # Keras 2; models of Keras 3 cannot be trained here
 
 layers = keras.layers
@@ -40,14 +40,15 @@ def discriminator():
     """Image (32, 32, 3) -> score (1,), without an activation: the loss below applies the sigmoid itself."""
 
     def down(filters):
-        return [layers.Conv2D(filters, 4, strides=2, padding="same"), layers.LeakyReLU(0.2)]
+        # ConcatDiff lets D compare the images of a batch; without it, G collapses to one image here
+        return [layers.Conv2D(filters, 4, strides=2, padding="same"), layers.LeakyReLU(0.2), ConcatDiff()]
 
     return keras.Sequential(
         [
             layers.InputLayer((32, 32, 3)),
-            *down(32),  # 16x16
-            *down(64),  # 8x8
-            *down(128),  # 4x4
+            *down(24),  # 16x16
+            *down(48),  # 8x8
+            *down(96),  # 4x4
             layers.Flatten(),
             layers.Dense(1),
         ]

@@ -33,12 +33,11 @@ def test_networks_have_their_sources_shapes_and_parameters(name, graph):
 
 
 def test_acgan_takes_a_class_and_tells_it(graph):
-    for name, classes in (("acgan28", 10), ("acgan32", 7)):
-        pair = models.MODELS[name]
-        generator, discriminator = pair.generator(classes), pair.discriminator(classes)
-        assert generator.input_shape == [(None, 1), (None, 100)] and generator.inputs[0].dtype == tf.int32
-        assert generator.output_shape == discriminator.input_shape == (None, *pair.shape)
-        assert discriminator.output_shape == [(None, 1), (None, classes)]
+    pair = models.MODELS["acgan32"]
+    generator, discriminator = pair.generator(7), pair.discriminator(7)
+    assert generator.input_shape == [(None, 1), (None, 100)] and generator.inputs[0].dtype == tf.int32
+    assert generator.output_shape == discriminator.input_shape == (None, 32, 32, 3)
+    assert discriminator.output_shape == [(None, 1), (None, 7)]
 
 
 def test_every_dataset_goes_with_a_model():
@@ -192,12 +191,11 @@ def test_concat_diff_is_the_mean_distance_from_the_batchs_mean(sess):
 
 
 def test_a_model_can_be_saved_and_loaded_without_foreign_code(graph, tmp_path):
-    for build in (models.article_generator, models.article_discriminator, models.mnist_discriminator):
-        model = build()
-        model.save(tmp_path / "model.h5")
-        loaded = keras.models.load_model(tmp_path / "model.h5", compile=False)
-        inputs = np.random.default_rng(0).standard_normal((4, *model.input_shape[1:]), dtype=np.float32)
-        np.testing.assert_array_equal(loaded.predict(inputs), model.predict(inputs))
+    model = models.mnist_discriminator()  # with ConcatDiff and SeededDropout
+    model.save(tmp_path / "model.h5")
+    loaded = keras.models.load_model(tmp_path / "model.h5", compile=False)
+    inputs = np.random.default_rng(0).standard_normal((4, *model.input_shape[1:]), dtype=np.float32)
+    np.testing.assert_array_equal(loaded.predict(inputs), model.predict(inputs))
 
 
 def test_dcgan_has_no_dense_layer_and_normal_initial_weights(sess):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from broken import memory_within
 from PIL import Image
 
 from training import pictures
@@ -28,39 +29,12 @@ def test_grid_of_grey_pictures_is_grey():
     assert pictures.grid(tiles(4, channels=1)).mode == "L"
 
 
-@pytest.mark.parametrize(("height", "scale"), [(28, 2), (32, 2), (64, 1), (200, 1)])
-def test_small_tiles_are_enlarged(height, scale):
-    assert pictures.scale_for(height) == scale
-
-
-def test_gif_shows_the_frames_in_order_and_repeats(tmp_path):
-    frames = []
-    for i, image in enumerate(tiles(5)):
-        frames.append(tmp_path / f"{i}.png")
-        pictures.save_png(Image.fromarray(image), frames[-1])
-    pictures.save_gif(frames, tmp_path / "film.gif", milliseconds=50)
-    with Image.open(tmp_path / "film.gif") as film:
-        assert film.n_frames == 5 and film.info["loop"] == 0
-        seen = []
-        for i in range(5):
-            film.seek(i)
-            seen.append(film.convert("RGB").getpixel((0, 0))[0])
-    assert seen == [10, 20, 30, 40, 50]
-    assert not list(tmp_path.glob(".partial*"))
-
-
 def test_numbers_are_below_the_tiles_and_tell_them_apart():
     tiles_with_numbers = pictures.numbered(tiles(2, channels=1, size=8), [1, 10], scale=4)
     assert tiles_with_numbers.shape == (2, 8 * 4 + 12, 8 * 4, 1)
     assert (tiles_with_numbers[:, :32] == np.uint8([10, 20]).reshape(2, 1, 1, 1)).all()
     first, second = tiles_with_numbers[:, 32:].astype(bool).sum(axis=(1, 2, 3))
     assert 0 < first < second  # "10" has more ink than "1"
-
-
-def test_numbers_of_colour_tiles_keep_their_colour():
-    image = np.zeros((1, 16, 16, 3), np.uint8)
-    image[..., 2] = 200
-    np.testing.assert_array_equal(pictures.numbered(image, [7])[:, :16], image)
 
 
 def test_a_png_carries_its_settings_and_the_same_pixels(tmp_path):
@@ -82,25 +56,29 @@ def test_rows_carry_their_names(tmp_path):
     assert long.mode == "L" and long.width < 400
 
 
-def test_gif_takes_frames_one_at_a_time_and_keeps_their_pixels(tmp_path):
-    """Of few colours, so that the palette has all of them; rows differ, so that interlacing would be seen."""
+def test_gif_repeats_frames_in_order_with_their_pixels_and_times(tmp_path):
+    """Frames come one at a time, from memory or from files; of few colours, so that the palette has all of them."""
     frames = []
     for shift in range(4):
         image = np.zeros((40, 30, 3), np.uint8)
         image[..., 0], image[:, :, 1] = (np.arange(40) * 3 + shift)[:, np.newaxis], 90
         frames.append(Image.fromarray(image))
-    pictures.save_gif(iter(frames), tmp_path / "a.gif", milliseconds=50)
-    with Image.open(tmp_path / "a.gif") as film:
+    pictures.save_png(frames[2], tmp_path / "frame.png")
+    given = iter([*frames[:2], tmp_path / "frame.png", frames[3]])
+    pictures.save_gif(given, tmp_path / "a.gif", milliseconds=50, last=300)
+    with Image.open(tmp_path / "a.gif") as animation:
+        assert animation.n_frames == 4 and animation.info["loop"] == 0
         for number, frame in enumerate(frames):
-            film.seek(number)
-            np.testing.assert_array_equal(np.asarray(film.convert("RGB")), np.asarray(frame))
+            animation.seek(number)
+            assert animation.info["duration"] == (300 if number == 3 else 50)
+            np.testing.assert_array_equal(np.asarray(animation.convert("RGB")), np.asarray(frame))
+    assert not list(tmp_path.glob(".partial*"))
 
 
-def test_gif_of_pictures_in_memory_with_its_times(tmp_path):
-    pictures.save_gif([Image.fromarray(image) for image in tiles(3)], tmp_path / "a.gif", milliseconds=50, last=300)
-    with Image.open(tmp_path / "a.gif") as film:
-        durations = []
-        for i in range(film.n_frames):
-            film.seek(i)
-            durations.append(film.info["duration"])
-    assert durations == [50, 50, 300]
+@pytest.mark.long
+def test_a_gif_of_120_large_frames_takes_little_memory(tmp_path):
+    """A frame is a byte per pixel; all as RGB and their copies would be far more than that."""
+    noise = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
+    with memory_within(2e8):
+        tiles = (np.roll(noise, shift, axis=0).repeat(10, axis=0).repeat(10, axis=1) for shift in range(120))
+        pictures.save_gif(map(Image.fromarray, tiles), tmp_path / "a.gif")
