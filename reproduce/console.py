@@ -1,10 +1,12 @@
-"""The losses on the author's console beside those of a run, and a run's losses in short.
+"""The losses on the author's console next to those of a run, and a summary of a run's losses.
 
     python -m reproduce.console --run samples/cifar10                    print the table
-    python -m reproduce.console --run samples/cifar10 --summary FILE.csv     write the losses in short, too
+    python -m reproduce.console --run samples/cifar10 --summary FILE.csv     write the summary too
 
-The author published six states of the figure in the night in which it was made, each a screenshot of the samples and of
-the console above them. The console prints the losses of each iteration, so the last few of six moments are known.
+The author committed six snapshots of the figure within fourteen hours. Each is a screenshot of samples and of a console
+above, which prints the losses of every iteration of the current call. The first two snapshots are from the same
+call, which began with new weights, so their steps are known. The others may have had more steps in earlier calls: next
+to them stand the steps of this run whose losses are nearest (about 90,000), or its last ones.
 """
 
 import csv
@@ -16,19 +18,19 @@ import numpy as np
 
 import command
 from command import InputError
-from training import logs
 
-WINDOW = 1000  # steps of a run around a moment of the author's
-BLOCK = 250  # steps in a row of the losses in short
+WINDOW = 1000  # steps of a run around one of the author's snapshots
+BLOCK = 250  # steps in a row of the summary
+NEAREST = 90_000  # the steps of this run whose losses are nearest to those of the third and the fourth snapshot
 QUANTILES = (0, 0.1, 0.5, 0.9)
 SUMMARY = "losses_summary.csv"
 
 
 class Moment(NamedTuple):
-    """A state of the author's figure: which iteration its console shows, and the losses before."""
+    """A snapshot of the author's figure: the last iteration on its console, and the losses."""
 
     name: str
-    step: int | None  # None: iterations are counted by call, and how many came before is not known
+    step: int | None  # of this run, to compare with; None: its last steps
     losses: list[tuple[float, float]]  # dloss and gloss
 
 
@@ -45,16 +47,16 @@ AUTHOR = [
         ],
     ),
     Moment(
-        "48,577",
-        48577,
+        "48,577 of its call or more",
+        NEAREST,
         [
             *((0.3924, 4.7336), (0.3996, 3.4104), (0.4361, 2.7300), (0.4559, 4.4293)),
             *((0.4809, 2.4965), (0.7642, 1.8413), (0.5259, 2.2592)),
         ],
     ),
     Moment(
-        "49,028",
-        49028,
+        "49,028 of its call or more",
+        NEAREST,
         [
             *((0.4972, 2.2726), (0.3786, 3.6091), (0.4567, 3.8371), (0.5134, 2.0314)),
             *((0.4676, 3.2328), (0.6260, 3.5208), (0.5139, 2.1618)),
@@ -80,7 +82,7 @@ AUTHOR = [
 
 
 class Span(NamedTuple):
-    """What the losses are over some steps: the least, the 10th percentile, the median and the 90th percentile."""
+    """The losses over some steps: minimum, 10th percentile, median and 90th percentile."""
 
     first: int
     last: int
@@ -98,7 +100,7 @@ def window(step: int) -> tuple[int, int]:
 
 
 def spans(losses: Iterable[tuple]) -> list[Span]:
-    """A run's losses in short: every `BLOCK` steps, the steps around each of the author's moments, and the last ones.
+    """A run's losses by quantiles: every `BLOCK` steps, the steps around each snapshot, and the last ones.
 
     losses: rows that begin with step, dloss and gloss, without gaps, as `read_losses` gives them.
     """
@@ -107,7 +109,7 @@ def spans(losses: Iterable[tuple]) -> list[Span]:
         return []
     first, last = int(rows[0, 0]), int(rows[-1, 0])
     wanted = [(begin, min(begin + BLOCK - 1, last)) for begin in range(first, last + 1, BLOCK)]
-    around = [window(moment.step) for moment in AUTHOR if moment.step] + [(last - WINDOW + 1, last)]
+    around = sorted({window(moment.step) for moment in AUTHOR if moment.step}) + [(last - WINDOW + 1, last)]
     wanted += [(begin, end) for begin, end in around if first <= begin and end <= last]
     found = []
     for begin, end in wanted:
@@ -126,9 +128,11 @@ def write_spans(found: list[Span], path: Path) -> None:
 
 
 def read_spans(run: Path) -> list[Span]:
-    """The losses in short of a run's folder: of its losses.csv, or as they are in its losses_summary.csv."""
+    """The summary of a run's folder: of its losses.csv, or else its losses_summary.csv."""
     path = run / "losses.csv"
     if path.is_file():
+        from training import logs  # here: it loads TensorFlow
+
         found = spans(logs.read_losses(path))
     else:
         path = run / SUMMARY
@@ -149,13 +153,15 @@ def read_spans(run: Path) -> list[Span]:
 
 
 def compared(found: list[Span]) -> list[tuple[Moment, Span | None]]:
-    """Each of the author's moments with the run's steps around it, if it has them all.
-
-    Beside those of an unknown number of steps are the last steps of the run.
-    """
+    """Each snapshot with the run's steps around it: 1,000 of them, else the `BLOCK` with that step, else None."""
     windows = {(span.first, span.last): span for span in found if span.steps == WINDOW}
     last = last_window(found)
-    return [(moment, windows.get(window(moment.step)) if moment.step else last) for moment in AUTHOR]
+
+    def around(step):
+        block = (span for span in found if span.steps <= BLOCK and span.first <= step <= span.last)
+        return windows.get(window(step)) or (next(block, None) if step == NEAREST else None)
+
+    return [(moment, around(moment.step) if moment.step else last) for moment in AUTHOR]
 
 
 def last_window(found: list[Span]) -> Span | None:
@@ -170,7 +176,7 @@ def markdown_row(cells: Iterable[str]) -> str:
 def markdown(table: list[tuple[Moment, Span | None]]) -> str:
     """The table as Markdown."""
     lines = [
-        "| author's iteration | dloss: median (least to most) | gloss | this run's steps | "
+        "| author's iteration | dloss: median (minimum to maximum) | gloss | this run's steps | "
         "dloss: median (10% to 90%) | gloss |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
@@ -188,8 +194,8 @@ def markdown(table: list[tuple[Moment, Span | None]]) -> str:
 
 
 def last_console(runs: dict[str, list[Span]]) -> str:
-    """What the losses are on the author's last console and in the last 1,000 steps of each run, as Markdown."""
-    quantiles = ("least", "10%", "median", "90%")
+    """The losses on the author's last console and in the last 1,000 steps of each run, as Markdown."""
+    quantiles = ("minimum", "10%", "median", "90%")
     names = ["", *(f"{loss}: {name}" for loss in ("dloss", "gloss") for name in quantiles)]
     lines = [markdown_row(names), "| --- " * len(names) + "|"]
     rows = {"the author's last console": np.quantile(AUTHOR[-1].losses, QUANTILES, axis=0).T.ravel()}
@@ -217,9 +223,9 @@ def write_table(table: list[tuple[Moment, Span | None]], path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = command.Parser(prog="python -m reproduce.console", description="The author's losses beside a run's.")
+    parser = command.Parser(prog="python -m reproduce.console", description="Compare the author's losses with a run's.")
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the folder of a run")
-    parser.add_argument("--summary", type=Path, metavar="FILE.csv", help="write the run's losses in short")
+    parser.add_argument("--summary", type=Path, metavar="FILE.csv", help="write a summary of the run's losses")
     arguments = parser.parse_args(arguments)
     found = read_spans(arguments.run)
     if arguments.summary:

@@ -1,28 +1,27 @@
-"""Measure the quality of a generator's pictures, with nothing to download.
+"""Measure the quality of a generator's samples, with nothing to download.
 
     python -m reproduce.evaluate --dataset cifar10 --data-dir DIR --weights samples/cifar10/generator_*.h5
 
-A small classifier is trained once on the dataset itself. In the space of its features, samples are compared with the
-test pictures. The first line has the same numbers for real pictures that the classifier has not seen: the best that a
-generator can reach. The numbers compare generators of one dataset with each other. They are not the usual FID; for that
-there is --inception.
+A small classifier is trained once on the dataset. In the space of its features, samples are compared with the test
+images. The first row has the same numbers for real images that the classifier has not seen: the best that a generator
+can reach. The numbers compare generators of one dataset with each other.
 
-    frechet     Fréchet distance, less is better (Heusel et al. 2017)
-    precision   share of samples among real pictures, recall the other way round (Kynkäänniemi et al. 2019)
+    frechet     Fréchet distance in the features of that classifier, not FID; lower is better; real images have about
+                0.016 on CIFAR-10 (Heusel et al. 2017 define it for Inception's features)
+    precision   share of samples among real images; recall is the reverse (Kynkäänniemi et al. 2019)
     rarest      share of samples in the class that the classifier finds least often
-    variety     mean distance between two samples, in their pixels, as a multiple of that between two test pictures; of
-                a generator with classes, both within a class, and of the class where it is least
+    variety     mean distance between two samples, in pixels, as a multiple of that between two test images; for a
+                generator with classes, both within a class, and the minimum over the classes
     asked       share of samples that the classifier finds in the class that was asked for
 
-Pictures larger than 64x64 are compared reduced to that size.
+With --inception the features are those of Keras' Inception. Its weights are not those of the FID's original network
+either, so do not compare these distances with published ones. Images larger than 64x64 are compared reduced to 64x64.
 """
 
 import csv
-import hashlib
-import io
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,31 +29,23 @@ from PIL import Image
 
 import command
 import data
-import models
-from command import InputError
-from sources import cache_home
-from tf1 import keras, session_config, set_seed, tf
-from training import checkpoints
-from training.generator import load_generator
-from training.noise import noise_for
-
-layers = keras.layers
+from command import InputError, printable
+from reproduce import check_model
 
 K = 3  # which nearest neighbour bounds a point's ball: Kynkäänniemi et al. 2019, section 3.1
 BLOCK = 1000  # rows of a distance matrix held at a time: 80 MB of 10,000 columns
-DATASETS = [name for name in data.DATASETS if name not in ("folder", "arrays")]  # which have no test images
 LARGEST = 64  # pixels, of a side: what the classifier sees
+FEWEST = 200  # images of a folder, so that the classifier has a full batch
 FIELDS = ("pictures", "step", "samples", "frechet", "precision", "recall", "rarest", "variety", "asked")
 LINE = "{:<40} {:>7} {:>8} {:>9} {:>10} {:>7} {:>7} {:>8} {:>7}"
-
-# How the classifier is trained. The cache is keyed by the four numbers, so a change of them trains it anew.
-EPOCHS, BATCH, PEAK_RATE, RECIPE = 6, 128, 0.2, 1
+OF_CLASSIFIER = "a small classifier of this project, not FID; lower is better; real images about 0.016 on CIFAR-10"
+OF_INCEPTION = "Keras' Inception, whose distances are not those of the FID's original network; lower is better"
 
 # The measures: numpy only.
 
 
 def frechet_distance(one: np.ndarray, other: np.ndarray) -> float:
-    """The squared Frechet distance of two Gaussians with the means and covariances of two sets of features.
+    """The squared Fréchet distance of two Gaussians with the means and covariances of two sets of features.
 
     one, other: (n, features) and (m, features), n and m at least 2. Source: Heusel et al. 2017, section 2, equation 6:
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
@@ -106,7 +97,7 @@ def squared_distances(rows: np.ndarray, columns: np.ndarray) -> Iterator[tuple[s
 
 
 def mean_distance(images: np.ndarray, most: int = 1000) -> float:
-    """The mean Euclidean distance between two of these pictures, (n, ...) uint8, n at least 2; of `most` among them."""
+    """The mean Euclidean distance between two images of (n, ...) uint8, n at least 2; of at most `most` of them."""
     chosen = np.linspace(0, len(images) - 1, min(len(images), most)).astype(int)
     points = images[chosen].reshape(len(chosen), -1) / 255
     total = sum(np.sqrt(squares).sum() for _, squares in squared_distances(points, points))
@@ -116,138 +107,15 @@ def mean_distance(images: np.ndarray, most: int = 1000) -> float:
 def variety(
     real: np.ndarray, generated: np.ndarray, real_labels: np.ndarray, labels: np.ndarray | None = None
 ) -> float:
-    """How much generated pictures differ from each other, as a multiple of how much real ones do.
+    """How much generated images differ from each other, as a multiple of how much real ones do.
 
-    real, generated: (n, ...) and (m, ...) uint8. With `labels`, (m,), both within a class, and of the class where it is
-    least.
+    real, generated: (n, ...) and (m, ...) uint8. With `labels`, (m,), both are within a class, and the result is the
+    minimum over the classes.
     """
     if labels is None:
         return mean_distance(generated) / mean_distance(real)
     pairs = [(real[real_labels == label], generated[labels == label]) for label in np.unique(labels)]
     return min((mean_distance(b) / mean_distance(a) for a, b in pairs if len(a) > 1 and len(b) > 1), default=np.nan)
-
-
-# The features: the classifier's, or Inception's.
-
-
-def classifier(shape: data.Shape, classes: int) -> keras.Model:
-    """A small convolutional network: pictures (*shape,) in [-1, 1] -> 128 features -> logits (classes,)."""
-
-    def block(filters, size=3, strides=1, pool=False):
-        return [
-            layers.Conv2D(filters, size, strides=strides, padding="same", use_bias=False),
-            *([layers.MaxPool2D(padding="same")] if pool else []),
-            layers.BatchNormalization(momentum=0.9),
-            layers.ReLU(),
-        ]
-
-    return keras.Sequential(
-        [
-            layers.InputLayer(shape),
-            *block(32, size=6, strides=2),  # 16x16, of 32x32
-            *block(64, pool=True),  # 8x8
-            *block(128, pool=True),  # 4x4
-            *block(128),
-            layers.GlobalAveragePooling2D(name="features"),
-            layers.Dense(classes),
-        ]
-    )
-
-
-def train_classifier(dataset: data.Dataset, seed: int) -> list[np.ndarray]:
-    """The weights of a `classifier` after `EPOCHS` epochs, in a graph of its own."""
-    with tf.Graph().as_default(), tf.Session(config=session_config()) as sess:
-        keras.backend.set_session(sess)
-        set_seed(seed)
-        network = classifier(dataset.images.shape[1:], len(dataset.classes))
-        images, rate = keras.Input(dataset.images.shape[1:]), tf.placeholder(tf.float32, ())
-        labels = tf.placeholder(tf.int64, (None,))
-        logits = network(images, training=True)
-        loss = tf.losses.softmax_cross_entropy(tf.one_hot(labels, len(dataset.classes)), logits, label_smoothing=0.1)
-        with tf.control_dependencies(network.get_updates_for(images)):
-            update = tf.train.MomentumOptimizer(rate, 0.9, use_nesterov=True).minimize(loss)
-        sess.run(tf.global_variables_initializer())
-        steps = EPOCHS * data.batches_per_epoch(dataset, BATCH)
-        batches = data.batches(dataset, BATCH, (-1, 1), seed)
-        flips = np.random.default_rng(seed)
-        bar = keras.utils.Progbar(steps, interval=30)
-        for step in range(steps):
-            batch, of_batch = next(batches)
-            if dataset.name != "mnist":  # a digit's mirror image is no digit
-                flipped = flips.random(BATCH) < 0.5
-                batch[flipped] = batch[flipped, :, ::-1]
-            # The rate rises over the first quarter and falls to 0: Smith and Topin 2017, "Super-convergence".
-            now = PEAK_RATE * min(step / (0.25 * steps), (steps - step) / (0.75 * steps))
-            value, _ = sess.run([loss, update], {images: batch, labels: of_batch, rate: now})
-            bar.update(step + 1, [("classifier's loss", value)])
-        return network.get_weights()
-
-
-def cached_classifier(dataset: data.Dataset, seed: int) -> list[np.ndarray]:
-    """The same from the cache, where it is whole (its checksum is right) and of the same pictures, seed and recipe."""
-    digest = hashlib.sha256(repr((EPOCHS, BATCH, PEAK_RATE, RECIPE, seed, dataset.images.shape)).encode())
-    digest.update(np.ascontiguousarray(dataset.images))
-    digest.update(dataset.labels)
-    path = cache_home() / f"classifier_{digest.hexdigest()[:32]}.npz"
-    if path.exists():
-        checksum, content = path.read_bytes()[:64], path.read_bytes()[64:]
-        if checksum == hashlib.sha256(content).hexdigest().encode():
-            with np.load(io.BytesIO(content), allow_pickle=False) as file:
-                return [file[name] for name in file.files]
-    weights = train_classifier(dataset, seed)
-    file = io.BytesIO()
-    np.savez(file, *weights)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with command.replacing(path) as beside:
-        beside.write_bytes(hashlib.sha256(file.getvalue()).hexdigest().encode() + file.getvalue())
-    return weights
-
-
-Features = Callable[[np.ndarray], np.ndarray]  # pictures (n, height, width, channels) uint8 -> (n, features) float32
-
-
-def classifier_features(
-    sess: tf.Session, weights: list[np.ndarray], dataset: data.Dataset
-) -> tuple[Features, Features]:
-    """In the default graph: what gives a classifier's features (n, 128), and what gives its logits (n, classes)."""
-    network = classifier(dataset.images.shape[1:], len(dataset.classes))
-    inner = keras.Model(network.input, [network.get_layer("features").output, network.output])
-    images = tf.placeholder(tf.float32, (None, *dataset.images.shape[1:]))
-    features, logits = inner(images, training=False)
-    sess.run(tf.variables_initializer(network.variables))
-    network.set_weights(weights)
-
-    def of(tensor):
-        return lambda pictures: in_batches(
-            lambda batch: sess.run(tensor, {images: data.scale(batch, (-1, 1))}), pictures, 500
-        )
-
-    return of(features), of(logits)
-
-
-def inception_features(sess: tf.Session) -> Features:
-    """What gives InceptionV3's 2048 pooled features: pictures enlarged to 299x299, bilinear, in [-1, 1].
-
-    The weights are Keras' own for ImageNet, which it downloads: distances are not those of the original FID's network.
-    Raises InputError when they cannot be downloaded.
-    """
-    try:
-        network = keras.applications.InceptionV3(weights="imagenet", include_top=False, pooling="avg")
-    except Exception as error:  # no network, a wrong checksum, a file cut short: anything may come out of there
-        raise InputError(
-            f"Inception's weights could not be downloaded ({command.one_line(error)}); "
-            "leave out --inception, which alone needs them"
-        ) from error
-    images = tf.placeholder(tf.uint8, (None, None, None, None))
-    coloured = tf.cond(tf.shape(images)[-1] > 1, lambda: images, lambda: tf.image.grayscale_to_rgb(images))
-    coloured = tf.ensure_shape(coloured, (None, None, None, 3))
-    enlarged = tf.image.resize_bilinear(tf.cast(coloured, tf.float32), (299, 299), half_pixel_centers=True)
-    features = network(enlarged / 127.5 - 1, training=False)
-    return lambda pictures: in_batches(lambda batch: sess.run(features, {images: batch}), pictures, 50)
-
-
-def in_batches(function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, size: int) -> np.ndarray:
-    return np.concatenate([function(rows[first : first + size]) for first in range(0, len(rows), size)])
 
 
 # The command.
@@ -256,11 +124,15 @@ def in_batches(function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, s
 def samples(
     path: Path, model: str | None, count: int, seed: int, batch_statistics: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """`count` pictures of the generator in a file, uint8, and the classes that were asked for, all equally often.
+    """`count` samples of the generator in a file, uint8, and the classes that were asked for, all equally often.
 
-    From the same noise for every file. The generator normalizes by its moving averages, as the author's program does
-    when it shows samples, or, with `batch_statistics`, by each batch of 32 itself, as in training.
+    Every file gets the same noise. The generator normalizes by its moving averages, as the author's program does when
+    it shows samples, or, with `batch_statistics`, by each batch of 32, as in training.
     """
+    from tf1 import keras, session_config, tf
+    from training.generator import load_generator
+    from training.noise import noise_for
+
     size = 32
     with tf.Graph().as_default(), tf.Session(config=session_config()) as sess:
         keras.backend.set_session(sess)
@@ -272,7 +144,7 @@ def samples(
 
 
 def reduced(images: np.ndarray) -> np.ndarray:
-    """Pictures of at most `LARGEST` pixels a side, each the mean of those that it stands for."""
+    """Images reduced to at most `LARGEST` pixels a side; each pixel is the mean of those that it replaces."""
     height, width = (min(side, LARGEST) for side in images.shape[1:3])
     if (height, width) == images.shape[1:3]:
         return images
@@ -294,16 +166,54 @@ def step_of(path: Path) -> int | None:
 def parse(arguments: list[str] | None = None):
     parser = command.Parser(prog="python -m reproduce.evaluate", description="Measure the quality of samples.")
     add = parser.add_argument
-    add("--weights", type=Path, nargs="+", required=True, metavar="FILE", help="of generators: one line for each")
-    add("--dataset", choices=DATASETS, help="default: the one of the run, else cifar10")
-    add("--data-dir", type=Path, metavar="DIR", help="where the data are; without it, Keras downloads and caches them")
-    add("--model", choices=models.MODELS, help="default: the run's, or that which the weights fit")
-    add("--samples", type=command.at_least(K + 1), default=10000, metavar="N", help="of each (%(default)s)")
-    add("--seed", type=command.at_least(0), default=0, metavar="N", help="of noise and classifier (%(default)s)")
-    add("--batch-statistics", action="store_true", help="sample with each batch's own statistics, not moving averages")
-    add("--inception", action="store_true", help="Inception's features, downloaded: the usual FID (slow)")
-    add("--out", type=Path, metavar="FILE.csv", help="write the table here too")
+    add("--weights", type=Path, nargs="+", required=True, metavar="FILE", help="weights of generators, a row for each")
+    add("--dataset", choices=data.DATASETS, help="default: read from run.json, else cifar10")
+    add("--data-dir", type=Path, metavar="DIR", help="folder of the data; default: read from run.json, else downloaded")
+    add("--model", metavar="NAME", help="the networks; default: read from run.json, else inferred from the weights")
+    add("--samples", type=command.at_least(K + 1), default=10000, metavar="N", help="of each generator (%(default)s)")
+    add("--seed", type=command.at_least(0), default=0, metavar="N", help="random seed (%(default)s)")
+    add("--batch-statistics", action="store_true", help="normalize by each batch's statistics, not by moving averages")
+    inception = "compare in the features of Keras' Inception, downloaded (slow); not the FID's network either"
+    add("--inception", action="store_true", help=inception)
+    add("--out", type=Path, metavar="FILE.csv", help="also write the table to this file")
     return parser.parse_args(arguments)
+
+
+def data_of(arguments) -> tuple[str, Path | None]:
+    """(dataset, data_dir) to compare with: the user's, else those of the run whose folder has the first file.
+
+    Raises InputError where the run was trained on a folder that is not known, before anything is downloaded.
+    """
+    from training.folder import read_run
+
+    run = read_run(arguments.weights[0].parent) or {}
+    dataset = arguments.dataset or run.get("dataset") or "cifar10"
+    if dataset not in data.DATASETS:
+        raise InputError(f"run.json names the dataset {printable(str(dataset))}: choose another with --dataset")
+    data_dir = arguments.data_dir
+    if data_dir is None and dataset == run.get("dataset") and isinstance(run.get("data_dir"), str):
+        data_dir = Path(run["data_dir"])
+    if dataset == "folder" and data_dir is None:
+        raise InputError("the generator was trained on a folder: name it with --data-dir, or choose a --dataset")
+    return dataset, data_dir
+
+
+def load(dataset: str, shape: data.Shape, data_dir: Path | None, seed: int) -> tuple[data.Dataset, data.Dataset]:
+    """Training and test images. A folder has no test images, so a fifth of it, at most 10,000, is held out."""
+    if dataset != "folder":
+        found = (data.load(dataset, shape, data_dir=data_dir, seed=seed, split=split) for split in ("train", "test"))
+        return tuple(found)
+    whole = data.load(dataset, shape, data_dir=data_dir, labelled=True)
+    if len(whole.images) < FEWEST:
+        raise InputError(f"{data_dir} has {len(whole.images)} images; a comparison needs at least {FEWEST}")
+    return split(whole, seed)
+
+
+def split(dataset: data.Dataset, seed: int) -> tuple[data.Dataset, data.Dataset]:
+    """All images but a random fifth of them, at most 10,000, and those."""
+    order = np.random.default_rng(seed).permutation(len(dataset.images))
+    parts = np.split(order, [-min(10_000, len(order) // 5)])
+    return tuple(dataset._replace(images=dataset.images[rows], labels=dataset.labels[rows]) for rows in parts)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -313,33 +223,32 @@ def main(arguments: list[str] | None = None) -> int:
             raise InputError(f"--weights {path}: there is no such file")
     if arguments.out and not arguments.out.resolve().parent.is_dir():
         raise InputError(f"--out {arguments.out}: there is no such folder")
+    check_model(arguments.model)
     count, seed = arguments.samples, arguments.seed
-    run = checkpoints.read_run(arguments.weights[0].parent) or {}
-    dataset = arguments.dataset or (run["dataset"] if run.get("dataset") in DATASETS else "cifar10")
+    dataset, data_dir = data_of(arguments)
+
+    from reproduce.features import cached_classifier, classifier_features, inception_features
+    from tf1 import keras, session_config, tf
 
     made = (
         (path, *samples(path, arguments.model, count, seed, arguments.batch_statistics)) for path in arguments.weights
     )
     first = next(made)
     shape = first[1].shape[1:]
-    train, test = (
-        data.load(dataset, shape, data_dir=arguments.data_dir, seed=seed, split=split) for split in ("train", "test")
-    )
-    # The floor: training pictures that the classifier is kept from, a fifth of them and at most 10,000.
-    order = np.random.default_rng(seed).permutation(len(train.images))
-    seen, held_out = np.split(order, [-min(10_000, len(order) // 5)])
+    train, test = load(dataset, shape, data_dir, seed)
+    seen, held_out = split(train, seed)  # the best that a generator can reach: images unknown to the classifier
     with tf.Graph().as_default(), tf.Session(config=session_config()) as sess:
         keras.backend.set_session(sess)
         logits = None
         if arguments.inception:
             features = inception_features(sess)
         else:
-            known = train._replace(images=train.images[seen], labels=train.labels[seen])
-            weights = cached_classifier(known, seed)
+            weights = cached_classifier(seen, seed)
             keras.backend.set_session(sess)
             features, logits = classifier_features(sess, weights, train)
             accuracy = (logits(test.images).argmax(axis=1) == test.labels).mean()
-            print(f"the classifier is right about {accuracy:.2%} of {len(test.images)} test pictures")
+            print(f"the classifier is right about {accuracy:.2%} of {len(test.images)} test images")
+        print(f"frechet: Fréchet distance in the features of {OF_INCEPTION if arguments.inception else OF_CLASSIFIER}")
         real = features(test.images)
         radii = squared_radii(real, K)
 
@@ -348,7 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         def measure(name, step, images, labels):
             if images.shape[1:] != shape:
-                raise InputError(f"{name} makes pictures of {images.shape[1:]}, the first file of {shape}")
+                raise InputError(f"{name} makes images of {images.shape[1:]}, the first file of {shape}")
             if labels is not None and labels.max() >= len(train.classes):
                 raise InputError(f"{name} has more than the {len(train.classes)} classes of {dataset}")
             found = features(images)
@@ -364,7 +273,7 @@ def main(arguments: list[str] | None = None) -> int:
                 with command.replacing(arguments.out) as beside, open(beside, "w", newline="") as file:
                     csv.writer(file, lineterminator="\n").writerows([FIELDS, *rows])
 
-        measure("real, held out", None, train.images[held_out[:count]], train.labels[held_out[:count]])
+        measure("real, held out", None, held_out.images[:count], held_out.labels[:count])
         for path, images, labels in itertools.chain([first], made):
             measure(path.name, step_of(path), images, labels)
     return 0

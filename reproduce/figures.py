@@ -1,50 +1,55 @@
-"""Every figure of the article, made again from a run, finished or not, or from what is committed under samples/.
+"""The article's three figures and this project's charts, made from a run or from what is committed under samples/.
 
-python -m reproduce.figures --run samples/cifar10 --out figures
+    python -m reproduce.figures --run samples/cifar10 --out figures
 
-gan_cifar_32.png                    the run's newest samples as the article shows them
+gan_cifar_32.png                    the run's newest samples in the article's layout, contrast and 16-bit colours
 gan_cifar_32_true_contrast.png      the same in true contrast and colours
-history_010000.png ...              both of the generators kept at about the author's moments, from the same noise
-history_strip.png                   a row for each of these states: the progress at a glance
-gan_cifar_32_NAME.png               the same of other runs (--others), by the names of their folders
+history_010000.png ...              both of the generators kept at about 10,000, 25,000, 50,000 and 90,000 steps
+history_strip.png                   a row each at 10,000, 50,000 and the newest step, and of the best
+gan_cifar_32_NAME.png               the same as gan_cifar_32.png of other runs (--others), by the names of their folders
 gan_cifar_32_best.png               and of other weights (--best)
-console.md, console.csv             the losses on the author's console beside the run's
-last_console.md                     and those on the last one beside the other runs', too
+console.md, console.csv             the losses on the author's console next to the run's
+last_console.md                     those on the last one next to the other runs', too
 losses.png                          both losses
 quality.png                         the tables of `reproduce.evaluate`, over steps
-speed.png                           the table of `reproduce.benchmark`: one pass against two models
-gan_concept.svg, one_pass.svg, two_model.svg    the diagrams, read from the graphs that really run
+distances.png                       distances after 5,000 steps by loss, update and recipe (samples/distances_5000.csv)
+speed.png                           the table of `reproduce.benchmark`
 
+The article's other two figures are the diagrams docs/gan_concept.svg and docs/one_pass.svg, next to docs/two_model.svg.
 A run's folder may have only the generators and, in place of losses.csv, the losses_summary.csv of `reproduce.console`.
 """
 
 import csv
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 import command
-import dcgan_keras
-import models
 from command import InputError
-from reproduce import console, diagrams
-from tf1 import keras, session_config, tf
-from training import checkpoints, pictures
+from reproduce import check_model, console, ways
 from training import folder as files
-from training.generator import digest, load_generator
+from training import pictures
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TILES, COLUMNS, SCALE = 31, 7, 3  # of the article's figure
 STRIP = 10  # tiles in a row of the strip
-NEAR = 0.1  # of a step: how far from the author's moment a kept generator may be
+HISTORY = (10_000, 25_000, 50_000, 90_000)  # steps of the pictures in between
+IN_STRIP = (10_000, 50_000)  # of these, with the newest and the best
+NEAR = 0.1  # of a step: how far from it a kept generator may be
 SAMPLES = Path("samples")
 COMMITTED = SAMPLES / "learning_rate_1e-4"
 OTHERS = [SAMPLES / name for name in ("then_smoothing_0.01", "then_smoothing_0", "learning_rate_1e-3")]
 ONLY_MEASURED = [SAMPLES / "learning_rate_3e-4"]  # its generators are not kept
 QUALITY = "quality.csv"
 BEST = SAMPLES / "cifar10_generator.h5"
+DISTANCES = SAMPLES / "distances_5000.csv"
+NOT_FID = "Fréchet distance in the features of a small classifier\n(not FID; lower is better; real images 0.016)"
 
 
 # Samples.
@@ -59,6 +64,15 @@ def article_layout(images: np.ndarray) -> Image.Image:
     return pictures.grid(with_gaps, columns=COLUMNS, scale=SCALE, gap=0)
 
 
+def sixteen_bits(images: np.ndarray) -> np.ndarray:
+    """uint8 RGB as 16-bit colour (RGB565) shows it, as on the author's screen: 32, 64 and 32 levels."""
+    if images.shape[-1] != 3:
+        return images
+    bits = np.array([5, 6, 5], np.uint8)
+    levels = images >> (8 - bits)
+    return (levels << (8 - bits)) | (levels >> (2 * bits - 8))
+
+
 def samples(weights: Path, model: str | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """31 samples, (31, height, width, channels) uint8, as the article shows them and as they are.
 
@@ -66,13 +80,16 @@ def samples(weights: Path, model: str | None, seed: int) -> tuple[np.ndarray, np
     OpenCV's window, which takes it for BGR, so red and blue are exchanged. Tile k is of seed `seed` + k, and of the
     classes in turn where the generator has classes.
     """
+    from tf1 import keras, session_config, tf
+    from training.generator import load_generator
+
     with tf.Graph().as_default(), tf.Session(config=session_config()) as sess:
         keras.backend.set_session(sess)
         generator = load_generator(weights, model)
         noise = generator.noise(range(seed, seed + TILES))
         labels = np.arange(TILES) % max(1, generator.classes)
         shown, true = (generator.pictures(noise, labels, pixels) for pixels in ((-1, 1), generator.pixels))
-    return shown[..., ::-1], true
+    return sixteen_bits(shown[..., ::-1]), true
 
 
 def run_name(folder: Path) -> str:
@@ -87,9 +104,11 @@ class Run:
     """
 
     def __init__(self, folder: Path, weights: Path | None = None):
+        from training.folder import read_run
+
         self.folder, self.name = folder, run_name(folder)
         self.spans = console.read_spans(folder)
-        run = checkpoints.read_run(folder) or {}
+        run = read_run(folder) or {}
         end = run.get("step") or max(span.last for span in self.spans)  # losses are written before weights
         self.kept = [(int(path.stem.split("_")[1]), path) for path in files.numbered(folder, "generator", "h5")]
         newest = weights or folder / "generator.h5"
@@ -99,50 +118,49 @@ class Run:
             raise InputError(f"{folder} has no generator.h5; name the folder of a run with --run")
 
     def states(self) -> list[tuple[int, Path]]:
-        """The kept generators nearest to the author's moments, and the newest."""
+        """The kept generators nearest to the steps of `HISTORY`, and the newest."""
         found = set()
-        for moment in console.AUTHOR:
-            if moment.step:
-                near = min(self.kept, key=lambda kept: abs(kept[0] - moment.step))
-                if abs(near[0] - moment.step) <= NEAR * moment.step:
-                    found.add(near)
+        for step in HISTORY:
+            near = min(self.kept, key=lambda kept: abs(kept[0] - step))
+            if abs(near[0] - step) <= NEAR * step:
+                found.add(near)
         return sorted(found | {self.kept[-1]})
-
-
-# Diagrams.
-
-
-def read_diagrams() -> dict[str, Figure]:
-    """The three diagrams by name, of the article's networks."""
-    from two_model import two_model
-
-    pair = models.MODELS["article"]
-    steps = []
-    for recipe in (dcgan_keras.gan, two_model):
-        with tf.Graph().as_default():
-            networks = pair.generator(), pair.discriminator()
-            steps.append(diagrams.read_step(recipe, *networks, losses=dcgan_keras.article_losses))
-    one, two = steps
-    return {
-        "gan_concept": diagrams.concept(one, "The GAN concept"),
-        "one_pass": diagrams.architecture(one, "The article's way: both updates in one pass"),
-        "two_model": diagrams.architecture(two, "The usual way: two models"),
-    }
 
 
 # Charts.
 
 
-def charts(size: tuple[float, float], rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
-    """A figure of `size` inches and its charts, row by row; those of a column have one x axis."""
+def charts(size: tuple[float, float], rows: int = 1, columns: int = 1) -> "tuple[Figure, list[Axes]]":
+    """A figure of `size` inches with its charts, row by row; those of a column share the x axis."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=size, layout="constrained")
     found = figure.subplots(rows, columns, sharex="col", squeeze=False).ravel()
     for axes in found:
         axes.grid(alpha=0.3)
-    return figure, found
+    return figure, list(found)
 
 
-def losses_chart(spans: list[console.Span]) -> Figure:
+def bar_chart(
+    labels: list[str], medians: list[float], errors: np.ndarray | None, colours: list[str], digits: int
+) -> "Figure":
+    """A horizontal bar each with its value; errors (2, n): the whiskers' lengths down and up."""
+    figure, (axes,) = charts((9, 1.2 + 0.35 * len(labels)))
+    axes.grid(visible=False, axis="y")
+    axes.spines[["top", "right"]].set_visible(False)
+    bars = axes.barh(range(len(labels)), medians, xerr=errors, color=colours, capsize=3)
+    ends = medians if errors is None else np.add(medians, errors[1])
+    for bar, end, median in zip(bars, ends, medians, strict=True):
+        axes.text(
+            end + max(ends) / 80, bar.get_y() + bar.get_height() / 2, f"{median:.{digits}f}", va="center", fontsize=9
+        )
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xlim(0, 1.08 * max(ends))
+    axes.invert_yaxis()
+    return figure
+
+
+def losses_chart(spans: list[console.Span]) -> "Figure":
     """Both losses over steps: the median of each few hundred steps, and between the 10th and 90th percentile a band."""
     blocks = [span for span in spans if span.steps <= console.BLOCK]
     steps = [(span.first + span.last) / 2 for span in blocks]
@@ -153,25 +171,27 @@ def losses_chart(spans: list[console.Span]) -> Figure:
         axes.plot(steps, median, color=f"C{index}", linewidth=1, label=f"median of {console.BLOCK} steps")
         axes.set(ylabel=name, ylim=(0, None))
         axes.legend(loc="upper right")
+    panels[0].set_title("The losses of G (gloss) and D (dloss)")
     axes.set_xlabel("step")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     return figure
 
 
-def quality_chart(tables: dict[str, Path]) -> Figure:
-    """Quality over steps, from tables of `reproduce.evaluate` by the name of the run; dotted, that of real pictures."""
+def quality_chart(tables: dict[str, Path]) -> "Figure":
+    """Quality over steps, from tables of `reproduce.evaluate` by the name of the run; dotted, that of real images."""
     titles = {
-        "frechet": "Fréchet distance (less is better)",
-        "precision": "precision (more is better)",
-        "recall": "recall (more is better)",
+        "frechet": "Fréchet distance\n(not FID; lower is better)",
+        "precision": "precision\n(higher is better)",
+        "recall": "recall\n(higher is better)",
     }
-    figure, panels = charts((11, 3.8), columns=len(titles))
+    figure, panels = charts((11, 4.2), columns=len(titles))
+    figure.suptitle("Samples compared with test images in the features of a small classifier")
     read = {run: read_quality(path) for run, path in tables.items()}
     for column, axes in zip(titles, panels, strict=True):
         for run, (_, rows) in read.items():
             axes.plot([step for step, _ in rows], [row[column] for _, row in rows], "o-", ms=4, label=run)
         for real in dict.fromkeys(floor[column] for floor, _ in read.values()):
-            axes.axhline(real, color="#777777", linestyle=":", label=f"real pictures: {real:.3g}")
+            axes.axhline(real, color="#777777", linestyle=":", label=f"real images: {real:.3g}")
         axes.set(title=titles[column], xlabel="step", xscale="log")
         axes.xaxis.set_major_formatter("{x:,.0f}")
         if column == "frechet":
@@ -184,7 +204,7 @@ def quality_chart(tables: dict[str, Path]) -> Figure:
 
 
 def read_quality(path: Path) -> tuple[dict[str, float], list[tuple[int, dict[str, float]]]]:
-    """A table of `reproduce.evaluate`: the numbers of real pictures, and those of generators by step."""
+    """A table of `reproduce.evaluate`: the numbers of real images, and those of generators by step."""
     try:
         with open(path, newline="") as file:
             rows = list(csv.DictReader(file))
@@ -196,33 +216,37 @@ def read_quality(path: Path) -> tuple[dict[str, float], list[tuple[int, dict[str
         raise InputError(f"{path} is not a table of reproduce.evaluate; make it with its --out") from error
 
 
-def speed_chart(path: Path) -> Figure:
-    """Steps per second by batch size and variant, medians with the range, from the JSON of `reproduce.benchmark`.
+def distances_chart(path: Path) -> "Figure":
+    """The distances in a CSV with the columns run and frechet."""
+    with open(path, newline="") as file:
+        rows = [(row["run"], float(row["frechet"])) for row in csv.DictReader(file)]
+    names, distances = zip(*rows, strict=True)
+    figure = bar_chart(list(names), list(distances), None, ["C0"], 2)
+    figure.axes[0].set(title="CIFAR-10 after 5,000 steps, learning rate 1e-3", xlabel=NOT_FID)
+    return figure
 
-    Its form: {"results": {"32": {"article": {"steps_per_second": {"median": 15.1, "min": ..., "max": ...}}, ...}}}.
+
+def speed_chart(path: Path) -> "Figure":
+    """Steps per second by batch size and method, from the JSON of `reproduce.benchmark`.
+
+    Its form: {"results": {"32": {"article": {"steps_per_second": {"median": 15.1, "quartiles": [14.2, 16.0]}}, ...}}}.
+    Older files have "min" and "max" in place of the quartiles.
     """
+    labels, medians, ranges, colours = [], [], [], []
     try:
-        results = json.loads(path.read_text())["results"]
-        bars = [
-            ((size, variant), *(float(of["steps_per_second"][key]) for key in ("median", "min", "max")))
-            for size, variants in results.items()
-            for variant, of in variants.items()
-        ]
-        if not bars:
-            raise ValueError
+        for size, methods in json.loads(path.read_text())["results"].items():
+            for name, row in methods.items():
+                speed = row["steps_per_second"]
+                labels.append(f"{ways.METHODS[name][0]}, batch {size}")
+                medians.append(float(speed["median"]))
+                ranges.append(speed["quartiles"] if "quartiles" in speed else [speed["min"], speed["max"]])
+                colours.append(f"C{list(ways.METHODS).index(name)}")
+        low, high = np.array(ranges, float).T
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not the JSON of reproduce.benchmark; make it with its --json") from error
-    variants = list(dict.fromkeys(variant for (_, variant), *_ in bars))
-    figure, (axes,) = charts((8, 1 + 0.4 * len(bars)))
-    axes.set_xlabel("steps per second (median, least and most)")
-    axes.spines[["top", "right"]].set_visible(False)
-    labels = []
-    for row, ((size, variant), median, least, most) in enumerate(bars):
-        colour = f"C{variants.index(variant)}"
-        axes.barh(row, median, xerr=[[median - least], [most - median]], color=colour, capsize=3)
-        labels.append(f"{variant}, batch {size}")
-    axes.set_yticks(range(len(bars)), labels)
-    axes.invert_yaxis()
+    whiskers = "quartiles" if "quartiles" in speed else "minimum and maximum"
+    figure = bar_chart(labels, medians, np.array([medians - low, high - medians]), colours, 1)
+    figure.axes[0].set(title="Training speed by method", xlabel=f"steps per second (median, {whiskers})")
     return figure
 
 
@@ -230,17 +254,19 @@ def speed_chart(path: Path) -> Figure:
 
 
 def parse(arguments: list[str] | None = None):
-    parser = command.Parser(prog="python -m reproduce.figures", description="Make every figure of the article again.")
+    parser = command.Parser(
+        prog="python -m reproduce.figures", description="Make the article's figure and this project's charts."
+    )
     add = parser.add_argument
     add("--run", type=Path, metavar="DIR", help="the folder of a run (default: what is committed under samples/)")
-    add("--others", type=Path, nargs="+", metavar="DIR", help="of more runs, such as one with a larger learning rate")
-    add("--weights", type=Path, metavar="FILE", help="of the newest generator (default: the run's)")
-    add("--best", type=Path, metavar="FILE", help="weights of one more generator to show")
+    add("--others", type=Path, nargs="+", metavar="DIR", help="the folders of more runs, to compare with")
+    add("--weights", type=Path, metavar="FILE", help="the newest generator's weights (default: the run's)")
+    add("--best", type=Path, metavar="FILE", help="the weights of one more generator to show")
     add("--quality", type=Path, nargs="+", metavar="FILE.csv", help="of reproduce.evaluate (the runs' quality.csv)")
     add("--benchmark", type=Path, metavar="FILE.json", help="of reproduce.benchmark (samples/benchmark.json)")
-    add("--model", choices=models.MODELS, help="the networks of the run (default: those that the weights fit)")
-    add("--seed", type=command.at_least(0), default=0, metavar="N", help="of the first sample's noise (%(default)s)")
-    add("--out", type=Path, default=Path("figures"), metavar="DIR", help="where the figures go (%(default)s)")
+    add("--model", metavar="NAME", help="the networks of the run (default: inferred from run.json or the weights)")
+    add("--seed", type=command.at_least(0), default=0, metavar="N", help="seed of the first sample (%(default)s)")
+    add("--out", type=Path, default=Path("figures"), metavar="DIR", help="where to write (%(default)s)")
     return parser.parse_args(arguments)
 
 
@@ -253,7 +279,7 @@ def sources(arguments) -> tuple[list[Run], dict[str, Path], Path | None]:
         folders, best = [arguments.run, *(arguments.others or [])], arguments.best
         measured = folders
     elif arguments.others:
-        raise InputError("--others are shown beside a run: name its folder with --run")
+        raise InputError("--others are compared with a run: name its folder with --run")
     else:
         folders, best = [COMMITTED, *OTHERS], arguments.best or BEST
         measured = [COMMITTED, *ONLY_MEASURED, *OTHERS]
@@ -277,6 +303,7 @@ def different(names: list[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     arguments = parse(arguments)
+    check_model(arguments.model)
     runs, tables, best = sources(arguments)
     out, run = arguments.out, runs[0]
     try:
@@ -284,6 +311,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         raise InputError(f"--out {out} cannot be made: {error.strerror}") from error
     written = []
+
+    from training.generator import digest
 
     def article_figures(name, weights):
         shown, true = samples(weights, arguments.model, arguments.seed)
@@ -296,10 +325,11 @@ def main(arguments: list[str] | None = None) -> int:
     strip = {}
     for step, weights in run.states():
         newest = (step, weights) == run.kept[-1]
-        strip[f"{step:,} steps"] = article_figures("gan_cifar_32" if newest else f"history_{step:06d}", weights)
+        images = article_figures("gan_cifar_32" if newest else f"history_{step:06d}", weights)
+        if newest or any(abs(step - wanted) <= NEAR * wanted for wanted in IN_STRIP):
+            strip[f"{step:,} steps"] = images
     for other in runs[1:]:
-        step, weights = other.kept[-1]
-        strip[f"{other.name}, {step:,}"] = article_figures(f"gan_cifar_32_{other.folder.resolve().name}", weights)
+        article_figures(f"gan_cifar_32_{other.folder.resolve().name}", other.kept[-1][1])
     if best:
         strip["the best"] = article_figures("gan_cifar_32_best", best)
     if len({images.shape for images in strip.values()}) == 1:
@@ -319,8 +349,9 @@ def main(arguments: list[str] | None = None) -> int:
     print(texts["console.md"])
     written += ["console.csv", *texts]
 
-    figures = {f"{name}.svg": figure for name, figure in read_diagrams().items()}
-    figures["losses.png"] = losses_chart(run.spans)
+    figures = {"losses.png": losses_chart(run.spans)}
+    if not arguments.run:
+        figures["distances.png"] = distances_chart(DISTANCES)
     if tables:
         figures["quality.png"] = quality_chart(tables)
     else:
@@ -332,7 +363,8 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         print(f"no speed.png: there is no {benchmark} (--benchmark), which reproduce.benchmark writes with --json")
     for name, figure in figures.items():
-        diagrams.save(figure, out / name)
+        with command.replacing(out / name) as beside:
+            figure.savefig(beside, dpi=100, metadata={"Software": None})
     print(f"{out}: " + ", ".join([*written, *figures]))
     return 0
 

@@ -1,47 +1,48 @@
-"""Every way to train the article's networks that the benchmark compares, one function each.
+"""The methods of training that the benchmark compares, one function each, and the process that runs one of them.
 
-Networks, loss and Adam's settings are the article's in all of them, and every way is fed pictures and noise from NumPy.
+    python -m reproduce.ways article --pair article --batch-size 32      the benchmark starts these
+
+Networks, loss and Adam's settings are the same in all methods. Each is fed images and noise from NumPy, and each runs
+on the GPU where its library finds one.
 """
 
+import json
 import os
+import sys
+import time
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
+import command
+
 LEARNING_RATE, BETA1 = 1e-4, 0.2
-MATRIX = 2048  # rows and columns of the matrices that the machine's rate is measured with
-
-# The article's networks, from any Keras' layers. A variant cannot take them from models.py where graph mode and this
-# project's layers must not be loaded; the tests compare the two.
 
 
-def article_networks(keras, conv, conv_transpose, concat_diff, width: int = 1):
-    """(generator, discriminator) as in models.py, from the classes given; `width` multiplies the numbers of filters."""
-    layers = keras.layers
+class Race(NamedTuple):
+    """How a pair of networks is raced."""
 
-    def normalized(convolution):
-        return [convolution, layers.BatchNormalization(momentum=0.99, epsilon=1e-3)]
+    shape: tuple[int, int, int]  # of the images: (height, width, channels)
+    turns: dict[int, int]  # steps per turn by batch size
 
-    generator = [keras.Input((100,)), layers.Reshape((1, 1, 100))]
-    for filters, strides, padding in ((192, 1, "valid"), (96, 2, "same"), (48, 2, "same"), (24, 2, "same")):
-        generator += normalized(conv_transpose(filters * width, 4, strides=strides, padding=padding))
-        generator += [layers.LeakyReLU(0.2)]
-    generator += [conv_transpose(3, 4, padding="same"), layers.Activation("tanh")]
 
-    discriminator = [keras.Input((32, 32, 3)), conv(24 * width, 4, strides=2, padding="same")]
-    discriminator += [layers.LeakyReLU(0.2), concat_diff()]
-    for filters in (48, 96, 192):
-        discriminator += normalized(conv(filters * width, 4, strides=2, padding="same"))
-        discriminator += [layers.LeakyReLU(0.2), concat_diff()]
-    discriminator += [conv(1, 2), layers.Activation("sigmoid"), layers.Reshape((1,))]
-    return keras.Sequential(generator), keras.Sequential(discriminator)
+RACES = {
+    "article": Race((32, 32, 3), {32: 8, 128: 3}),
+    "dcgan": Race((64, 64, 3), {32: 2}),
+    "faces200": Race((200, 200, 3), {8: 1}),
+}
+
+# The article's networks of stock layers, from any Keras. A method cannot take them from models.py where graph mode and
+# this project's layers must not be loaded. A test compares the two.
 
 
 def stock_networks(keras, tf):
-    """(generator, discriminator) of stock layers alone."""
+    """(generator, discriminator) as in models.py, of stock layers."""
+    layers = keras.layers
 
-    class ConcatDiff(keras.layers.Layer):
+    class ConcatDiff(layers.Layer):
         def call(self, x):
             difference = tf.abs(x - tf.reduce_mean(x, axis=0))
             return tf.concat([x, tf.reduce_mean(difference, axis=-1, keepdims=True)], axis=-1)
@@ -49,36 +50,46 @@ def stock_networks(keras, tf):
         def compute_output_shape(self, input_shape):
             return (*input_shape[:-1], input_shape[-1] + 1)
 
-    return article_networks(keras, keras.layers.Conv2D, keras.layers.Conv2DTranspose, ConcatDiff)
+    def normalized(convolution):
+        return [convolution, layers.BatchNormalization(momentum=0.99, epsilon=1e-3)]
+
+    generator = [keras.Input((100,)), layers.Reshape((1, 1, 100))]
+    for filters, strides, padding in ((192, 1, "valid"), (96, 2, "same"), (48, 2, "same"), (24, 2, "same")):
+        generator += normalized(layers.Conv2DTranspose(filters, 4, strides=strides, padding=padding))
+        generator += [layers.LeakyReLU(0.2)]
+    generator += [layers.Conv2DTranspose(3, 4, padding="same"), layers.Activation("tanh")]
+
+    discriminator = [keras.Input((32, 32, 3)), layers.Conv2D(24, 4, strides=2, padding="same")]
+    discriminator += [layers.LeakyReLU(0.2), ConcatDiff()]
+    for filters in (48, 96, 192):
+        discriminator += normalized(layers.Conv2D(filters, 4, strides=2, padding="same"))
+        discriminator += [layers.LeakyReLU(0.2), ConcatDiff()]
+    discriminator += [layers.Conv2D(1, 2), layers.Activation("sigmoid"), layers.Reshape((1,))]
+    return keras.Sequential(generator), keras.Sequential(discriminator)
 
 
-# The variants. Each function loads what it needs and returns `step(images, noise)`: images (batch, 32, 32, 3) in
+# The methods. Each function loads what it needs and returns `step(images, noise)`: images (batch, height, width, 3) in
 # [-0.5, 0.5] and noise (batch, 100), float32.
 
 Step = Callable[[np.ndarray, np.ndarray], object]
 
 
-def article(batch_size: int = 32, width: int = 1) -> Step:
+def article(pair: str, batch_size: int) -> Step:
     """This project's step, `dcgan_keras.gan()`, set up as the command does."""
     import models
     from dcgan_keras import gan
-    from models import ConcatDiff
     from tf1 import keras, session_config, tf
-    from tf1.layers import Conv2D, Conv2DTranspose
 
     session = tf.Session(config=session_config(batch_size))
     keras.backend.set_session(session)
-    if width == 1:
-        networks = models.article_generator(), models.article_discriminator()
-    else:
-        networks = article_networks(keras, Conv2D, Conv2DTranspose, ConcatDiff, width)
+    networks = models.MODELS[pair].generator(), models.MODELS[pair].discriminator()
     gan_feed = gan(*networks, learning_rate=LEARNING_RATE, beta1=BETA1, batch_size=batch_size)
     session.run(tf.global_variables_initializer())
     return lambda images, noise: gan_feed(session, images, noise, scores=True)  # as training does
 
 
 def two_model_step(keras, generator, discriminator, predict: Callable) -> Step:
-    """The two-model recipe as the sources write it: D on real, D on generated pictures, then G through a frozen D."""
+    """The two-model recipe of the tutorials: D on real images, D on generated ones, then G through a frozen D."""
     adam = keras.optimizers.legacy.Adam
     discriminator.compile(adam(LEARNING_RATE, beta_1=BETA1), "binary_crossentropy")
     discriminator.trainable = False
@@ -105,37 +116,49 @@ def predict_on_batch(generator, noise):
     return generator.predict_on_batch(noise)
 
 
-def two_model(predict: Callable = plain_predict) -> Step:
-    """Two models on stock layers in TF2's default mode, where Keras compiles each call to a function."""
-    os.environ["TF_USE_LEGACY_KERAS"] = "1"
-    import tensorflow as tf
+def with_memory_growth(tf):
+    """TensorFlow, which takes a GPU's memory as it needs it, not all at once: other methods are on it too."""
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    return tf
 
+
+def two_model(pair: str, batch_size: int, predict: Callable = plain_predict) -> Step:
+    """Two models of stock layers in TF2's default mode, where Keras compiles each call to a function."""
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
+    import tensorflow
+
+    tf = with_memory_growth(tensorflow)
     return two_model_step(tf.keras, *stock_networks(tf.keras, tf), predict)
 
 
-def two_model_graph(own_layers: bool = False) -> Step:
-    """Two models on stock layers in TF1's graph mode."""
+def two_model_graph(pair: str, batch_size: int, own_layers: bool = False) -> Step:
+    """Two models in TF1's graph mode. Pairs other than the article's have stock layers in models.py already."""
     import models
     from tf1 import keras, session_config, tf
 
     keras.backend.set_session(tf.Session(config=session_config()))
-    own = models.article_generator, models.article_discriminator
-    networks = [make() for make in own] if own_layers else stock_networks(keras, tf)
+    if pair == "article" and not own_layers:
+        networks = stock_networks(keras, tf)
+    else:
+        networks = models.MODELS[pair].generator(), models.MODELS[pair].discriminator()
     return two_model_step(keras, *networks, predict_on_batch)
 
 
-def keras3() -> Step:
-    """A Keras 3 `train_step` with a gradient tape for each network, D's over both kinds of pictures in one batch.
+def keras3(pair: str, batch_size: int) -> Step:
+    """A Keras 3 `train_step` with a gradient tape for each network, as in keras.io's DCGAN example.
 
-    So keras.io's DCGAN example is built. XLA, which Keras 3 turns on by itself, is slower here and left off.
+    D sees real and generated images in one batch. XLA, which Keras 3 turns on by default, is slower here and off.
     """
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import keras
-    import tensorflow as tf
+    import tensorflow
+
+    tf = with_memory_growth(tensorflow)
 
     def log_eps(x):
-        return tf.math.log(x + 1e-7)  # 1e-11 is lost beside 1 in float32
+        return tf.math.log(x + 1e-7)  # 1e-11 is lost next to 1 in float32
 
     class Gan(keras.Model):
         def __init__(self, generator, discriminator):
@@ -164,8 +187,8 @@ def keras3() -> Step:
     return lambda images, noise: gan.train_on_batch(images, noise)
 
 
-def torch_networks():
-    """(torch, generator, discriminator): the article's networks in PyTorch, channels last."""
+def torch_networks(pair: str):
+    """(torch, generator, discriminator): the pair's networks in PyTorch, channels last, on the GPU if there is one."""
     import torch
     from torch import nn
 
@@ -177,24 +200,45 @@ def torch_networks():
         def forward(self, x):
             return x[:, :, :-1, :-1]
 
-    def normalized(convolution, filters):
-        return [convolution, nn.BatchNorm2d(filters, eps=1e-3, momentum=0.01), nn.LeakyReLU(0.2)]
+    def normalized(layer, filters, activation=None):
+        return [layer, nn.BatchNorm2d(filters, eps=1e-3, momentum=0.01), activation or nn.LeakyReLU(0.2)]
 
-    generator = [nn.Unflatten(1, (100, 1, 1)), *normalized(nn.ConvTranspose2d(100, 192, 4), 192)]
-    for inputs, filters in ((192, 96), (96, 48), (48, 24)):
-        generator += normalized(nn.ConvTranspose2d(inputs, filters, 4, 2, 1), filters)
-    generator += [nn.ConvTranspose2d(24, 3, 4, 1, 1), Crop(), nn.Tanh()]
-
-    discriminator = [nn.Conv2d(3, 24, 4, 2, 1), nn.LeakyReLU(0.2), ConcatDiff()]
-    for inputs, filters in ((25, 48), (49, 96), (97, 192)):
-        discriminator += [*normalized(nn.Conv2d(inputs, filters, 4, 2, 1), filters), ConcatDiff()]
-    discriminator += [nn.Conv2d(193, 1, 2), nn.Sigmoid(), nn.Flatten()]
+    generator, discriminator = [nn.Unflatten(1, (100, 1, 1))], []
+    if pair == "article":
+        generator += normalized(nn.ConvTranspose2d(100, 192, 4), 192)
+        for inputs, filters in ((192, 96), (96, 48), (48, 24)):
+            generator += normalized(nn.ConvTranspose2d(inputs, filters, 4, 2, 1), filters)
+        generator += [nn.ConvTranspose2d(24, 3, 4, 1, 1), Crop(), nn.Tanh()]
+        discriminator += [nn.Conv2d(3, 24, 4, 2, 1), nn.LeakyReLU(0.2), ConcatDiff()]
+        for inputs, filters in ((25, 48), (49, 96), (97, 192)):
+            discriminator += [*normalized(nn.Conv2d(inputs, filters, 4, 2, 1), filters), ConcatDiff()]
+        discriminator += [nn.Conv2d(193, 1, 2), nn.Sigmoid(), nn.Flatten()]
+    elif pair == "dcgan":
+        generator += normalized(nn.ConvTranspose2d(100, 1024, 4), 1024, nn.ReLU())
+        for filters in (512, 256, 128):
+            generator += normalized(nn.ConvTranspose2d(2 * filters, filters, 4, 2, 1), filters, nn.ReLU())
+        generator += [nn.ConvTranspose2d(128, 3, 4, 2, 1), nn.Tanh()]
+        discriminator += [nn.Conv2d(3, 128, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for filters in (256, 512, 1024):
+            discriminator += normalized(nn.Conv2d(filters // 2, filters, 4, 2, 1), filters)
+        discriminator += [nn.Conv2d(1024, 1, 4), nn.Sigmoid(), nn.Flatten()]
+    else:  # faces200, which normalizes after the activation
+        generator = [nn.Linear(100, 25 * 25 * 128), nn.Unflatten(1, (128, 25, 25)), nn.LeakyReLU(0.2)]
+        generator += [nn.BatchNorm2d(128, eps=1e-3, momentum=0.01)]
+        for filters in (64, 32):
+            generator += [nn.ConvTranspose2d(2 * filters, filters, 5, 2, 2, 1), nn.LeakyReLU(0.2)]
+            generator += [nn.BatchNorm2d(filters, eps=1e-3, momentum=0.01)]
+        generator += [nn.ConvTranspose2d(32, 3, 5, 2, 2, 1), nn.Tanh()]
+        for inputs, filters in ((3, 32), (32, 64), (64, 128)):
+            discriminator += [nn.Conv2d(inputs, filters, 5, 2, 2), nn.LeakyReLU(0.2)]
+        discriminator += [nn.Flatten(), nn.Linear(80_000, 8192), nn.LeakyReLU(0.2), nn.Linear(8192, 1), nn.Sigmoid()]
     networks = nn.Sequential(*generator), nn.Sequential(*discriminator)
-    return torch, *(network.to(memory_format=torch.channels_last) for network in networks)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch, *(network.to(device, memory_format=torch.channels_last) for network in networks)
 
 
 def torch_losses(torch, gscore, rscore=None):
-    """The article's losses: (of D on generated, of D on real, of G); an epsilon that float32 has beside 1."""
+    """The article's losses: (of D on generated, of D on real, of G), with an epsilon that float32 keeps next to 1."""
 
     def log_eps(x):
         return torch.log(x + 1e-7)
@@ -206,25 +250,27 @@ def torch_losses(torch, gscore, rscore=None):
 def torch_step(recipe: Callable, torch) -> Step:
     """Feed a recipe from NumPy, as channels-last tensors."""
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
     def step(images, noise):
-        pictures = torch.from_numpy(images).permute(0, 3, 1, 2)  # a view, which is channels last by itself
-        return [loss.item() for loss in recipe(pictures, torch.from_numpy(noise))]
+        images = torch.from_numpy(images).permute(0, 3, 1, 2)  # a view, which is channels last already
+        return [loss.item() for loss in recipe(images.to(device), torch.from_numpy(noise).to(device))]
 
     return step
 
 
-def torch_two_pass(compiled: bool = False) -> Step:
-    """The recipe of pytorch/examples' DCGAN: D on real, D on detached generated pictures, then G through the new D."""
-    torch, generator, discriminator = torch_networks()
+def torch_two_pass(pair: str, batch_size: int, compiled: bool = False) -> Step:
+    """The recipe of pytorch/examples' DCGAN: D on real, D on detached generated images, then G through the new D."""
+    torch, generator, discriminator = torch_networks(pair)
     adam = {"lr": LEARNING_RATE, "betas": (BETA1, 0.999)}
     d_optimizer = torch.optim.Adam(discriminator.parameters(), **adam)
     g_optimizer = torch.optim.Adam(generator.parameters(), **adam)
     if compiled:
         generator, discriminator = (torch.compile(network, dynamic=False) for network in (generator, discriminator))
 
-    def recipe(pictures, noise):
+    def recipe(images, noise):
         d_optimizer.zero_grad()
-        rscore = discriminator(pictures)
+        rscore = discriminator(images)
         real = torch_losses(torch, rscore, rscore)[1]
         real.backward()
         generated = generator(noise)
@@ -240,17 +286,20 @@ def torch_two_pass(compiled: bool = False) -> Step:
     return torch_step(recipe, torch)
 
 
-def torch_one_pass(compiled: bool = False) -> Step:
-    """The article's idea in PyTorch: one forward pass, and the gradient of each loss by its own weights alone."""
-    torch, generator, discriminator = torch_networks()
+def torch_one_pass(pair: str, batch_size: int, compiled: bool = False) -> Step:
+    """The article's idea in PyTorch: one forward pass, and each loss's gradient by its own network's weights only."""
+    torch, generator, discriminator = torch_networks(pair)
     d_weights, g_weights = list(discriminator.parameters()), list(generator.parameters())
     adam = {"lr": LEARNING_RATE, "betas": (BETA1, 0.999), "fused": True}  # one kernel for all weights
     optimizers = torch.optim.Adam(d_weights, **adam), torch.optim.Adam(g_weights, **adam)
     if compiled:
+        import torch._functorch.config
+
+        torch._functorch.config.donated_buffer = False  # the backward pass over D is run twice
         generator, discriminator = (torch.compile(network, dynamic=False) for network in (generator, discriminator))
 
-    def recipe(pictures, noise):
-        gscore, rscore = discriminator(generator(noise)), discriminator(pictures)
+    def recipe(images, noise):
+        gscore, rscore = discriminator(generator(noise)), discriminator(images)
         fake, real, gloss = torch_losses(torch, gscore, rscore)
         gradients = (
             torch.autograd.grad(fake + real, d_weights, retain_graph=True),
@@ -265,30 +314,101 @@ def torch_one_pass(compiled: bool = False) -> Step:
     return torch_step(recipe, torch)
 
 
-def matrix_product() -> Step:
-    """Not a way to train: one float32 product of square matrices on all cores, for the machine's rate."""
+def rate() -> tuple[Step, int]:
+    """Not a method of training: (an operation, its floating-point operations), for the machine's rate.
+
+    The fastest of a matrix product and two convolutions of TensorFlow, in float32 on all cores or the GPU.
+    """
     from tf1 import session_config, tf
 
-    matrices = [tf.Variable(tf.random.normal((MATRIX, MATRIX))) for _ in range(2)]
-    product = tf.matmul(*matrices).op
+    size = 2048
+    matrices = [tf.Variable(tf.random.normal((size, size))) for _ in range(2)]
+    candidates = [(tf.matmul(*matrices).op, 2 * size**3)]
+    for side, channels in ((64, 64), (16, 256)):
+        images = tf.Variable(tf.random.normal((32, side, side, channels)))
+        kernel = tf.Variable(tf.random.normal((3, 3, channels, channels)))
+        candidates.append((tf.nn.conv2d(images, kernel, 1, "SAME").op, 2 * 32 * side**2 * 9 * channels**2))
     session = tf.Session(config=session_config())
     session.run(tf.global_variables_initializer())
-    return lambda images, noise: session.run(product)
+
+    def flop_per_second(candidate):
+        operation, flop = candidate
+        session.run(operation)
+        began = time.perf_counter()
+        session.run(operation)
+        return flop / (time.perf_counter() - began)
+
+    operation, flop = max(candidates, key=flop_per_second)
+    return lambda images, noise: session.run(operation), flop
 
 
-VARIANTS: dict[str, tuple[str, Callable[..., Step]]] = {
+METHODS: dict[str, tuple[str, Callable[..., Step]]] = {
     "article": ("the article's step, this project", article),
     "two-model-graph": ("two-model, TF1 graph mode, stock layers", two_model_graph),
     "two-model-graph-own": (
         "two-model, TF1 graph mode, this project's layers",
         partial(two_model_graph, own_layers=True),
     ),
-    "two-model": ("two-model, the sources' recipe, TF2 default mode", two_model),
-    "two-model-on-batch": ("the same with predict_on_batch", partial(two_model, predict_on_batch)),
+    "two-model": ("two-model as in the tutorials, TF2 default mode", two_model),
+    "two-model-on-batch": (
+        "two-model with predict_on_batch, TF2 default mode",
+        partial(two_model, predict=predict_on_batch),
+    ),
     "keras3": ("Keras 3 train_step, two tapes", keras3),
     "torch-two-pass": ("PyTorch two-pass, channels_last", torch_two_pass),
     "torch-one-pass": ("PyTorch one-pass, channels_last", torch_one_pass),
     "torch-two-pass-compile": ("PyTorch two-pass, torch.compile", partial(torch_two_pass, compiled=True)),
     "torch-one-pass-compile": ("PyTorch one-pass, torch.compile", partial(torch_one_pass, compiled=True)),
 }
-RATE = "matrix-product"  # takes turns with the variants
+OF_OTHER_PAIRS = ("article", "two-model-graph", "torch-two-pass", "torch-one-pass")
+RATE = "rate"  # takes turns with the methods
+
+
+# The process.
+
+
+def device() -> str:
+    """Where the library that this process has loaded computes: "GPU" or "CPU"."""
+    if "torch" in sys.modules:
+        return "GPU" if sys.modules["torch"].cuda.is_available() else "CPU"
+    return "GPU" if sys.modules["tensorflow"].config.list_physical_devices("GPU") else "CPU"
+
+
+def serve(name: str, pair: str, batch_size: int) -> int:
+    """Answer each number of steps on stdin with the seconds that they took on stdout, as lines of JSON.
+
+    The first line says where the method runs, or {"unavailable": why it does not}.
+    """
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    rng = np.random.default_rng(0)
+    images = rng.random((batch_size, *RACES[pair].shape), np.float32) - np.float32(0.5)
+    noise = rng.standard_normal((batch_size, 100), np.float32)
+    try:
+        step, flop = rate() if name == RATE else (METHODS[name][1](pair, batch_size), None)
+        for _ in range(2):
+            step(images, noise)
+    except Exception as error:  # of any kind: the library is missing, or cannot do this
+        print(json.dumps({"unavailable": command.one_line(error)[:200]}), file=out)
+        return 0
+    print(json.dumps({"device": device(), "flop": flop}), file=out)
+    for line in sys.stdin:
+        began = time.perf_counter()
+        for _ in range(int(line)):
+            step(images, noise)
+        print(json.dumps(time.perf_counter() - began), file=out)
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = command.Parser(prog="python -m reproduce.ways", description="Run one method; the benchmark starts these.")
+    parser.add_argument("name", choices=[*METHODS, RATE])
+    parser.add_argument("--pair", choices=RACES, default="article")
+    parser.add_argument("--batch-size", type=command.at_least(1), default=32, metavar="N")
+    arguments = parser.parse_args(arguments)
+    return serve(arguments.name, arguments.pair, arguments.batch_size)
+
+
+if __name__ == "__main__":
+    command.run(main)

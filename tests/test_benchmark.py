@@ -1,89 +1,66 @@
 import json
 
+import numpy as np
 import pytest
-from conftest import ROOT, bad_input
+from conftest import bad_input
 
 import models
-from command import InputError, RunError
-from reproduce import benchmark, ways, worker
-from tf1 import keras
+from reproduce import benchmark, ways
+from tf1 import keras, tf
 
 
 def test_a_steps_multiply_adds_are_those_of_the_articles_networks(graph):
-    generator, discriminator = models.article_generator(), models.article_discriminator()
-    assert benchmark.multiply_adds(generator) == [307_200, 4_718_592, 4_718_592, 4_718_592, 1_179_648]
+    assert benchmark.multiply_adds(models.article_generator()) == [307_200, 4_718_592, 4_718_592, 4_718_592, 1_179_648]
+    discriminator = models.article_discriminator()
     assert benchmark.multiply_adds(discriminator) == [294_912, 1_228_800, 1_204_224, 1_191_936, 772]
-    assert benchmark.multiply_adds_of_step(generator, discriminator) == pytest.approx(73.5e6, rel=1e-3)
-    assert benchmark.flop_of_step(32) == pytest.approx(4.70e9, rel=1e-3)
+    assert benchmark.flop_of_step("article", 32) == pytest.approx(4.70e9, rel=1e-3)
 
 
-def test_multiply_adds_of_other_layers(graph):
-    layers = keras.layers
-    inner = keras.Sequential([layers.InputLayer((6,)), layers.Dense(4), layers.BatchNormalization()])
-    model = keras.Sequential([layers.InputLayer((5,)), layers.Dense(6), inner, layers.Reshape((2, 2)), layers.Dense(3)])
-    assert benchmark.multiply_adds(model) == [30, 24, 2 * 2 * 3]
-    with pytest.raises(InputError, match="not known"):
-        benchmark.multiply_adds(keras.Sequential([layers.InputLayer((4, 5)), layers.LSTM(3)]))
-
-
-def test_a_ratio_is_of_turns_next_to_each_other():
+def test_a_ratio_is_of_neighbouring_turns():
     times = {"article": [1.0, 2.0, 4.0], "two-model": [3.0, 4.0, 20.0], ways.RATE: [1.0, 2.0, 2.0]}
-    results, floor = benchmark.summary(times, flop=ways.MATRIX**3)
-    assert results["two-model"]["ratio"] == {"median": 3.0, "min": 2.0, "max": 5.0}
-    assert results["article"]["steps_per_second"] == {"median": 0.5, "min": 0.25, "max": 1.0}
-    assert floor["share"] == {"median": 0.5, "min": 0.25, "max": 0.5}
+    results, floor = benchmark.summary(times, flop_of_rate=200, flop=100)
+    assert results["two-model"]["ratio"] == {"median": 3.0, "quartiles": [2.5, 4.0]}
+    assert results["article"]["steps_per_second"]["median"] == 0.5
+    assert floor["flop_per_second"]["median"] == 100 and floor["share"]["median"] == 0.5
 
 
-class Turn:
-    """A worker that writes down its turns."""
-
-    def __init__(self, name, turns):
-        self.name, self.turns = name, turns
-
-    def run(self, steps):
-        self.turns.append(self.name)
-        return {"seconds": steps}
-
-
-def test_variants_take_turns_forwards_and_backwards_after_a_warm_up():
-    turns = []
-    times = benchmark.take_turns([Turn(name, turns) for name in "abc"], steps=3, rounds=2, seconds=0)
-    assert "".join(turns) == "abc" + "abc" + "cba"
-    assert times == {name: [1.0, 1.0] for name in "abc"}
+def test_the_stock_networks_are_the_articles(graph):
+    own = models.article_generator(), models.article_discriminator()
+    for ours, theirs in zip(own, ways.stock_networks(keras, tf), strict=True):
+        assert [w.shape for w in theirs.get_weights()] == [w.shape for w in ours.get_weights()]
+        for our, their in zip(ours.layers, theirs.layers, strict=True):
+            ours_config, theirs_config = our.get_config(), their.get_config()
+            for key in ("filters", "strides", "padding", "momentum", "epsilon", "alpha", "activation"):
+                assert theirs_config.get(key) == ours_config.get(key)
 
 
-def test_quick_measures_everything_and_prints_a_table(run_command, tmp_path):
-    result = run_command(
-        "reproduce/benchmark.py", "--quick", "--variants", "two-model-graph", "--json", "b.json", PYTHONPATH=str(ROOT)
-    )
+@pytest.mark.parametrize("pair", ways.RACES)
+def test_the_pytorch_networks_have_the_same_number_of_weights(pair, graph):
+    pytest.importorskip("torch")
+    _, *networks = ways.torch_networks(pair)
+    for network, build in zip(networks, models.MODELS[pair][:2], strict=True):
+        count = sum(int(np.prod(weight.shape)) for weight in build().trainable_weights)
+        assert sum(weight.numel() for weight in network.parameters()) == count
+
+
+def test_it_waits_for_a_quiet_machine_and_says_so(monkeypatch, capsys):
+    loads = iter([(3.7, 0, 0), (0.8, 0, 0), (0.1, 0, 0)])
+    monkeypatch.setattr(benchmark.os, "getloadavg", lambda: next(loads), raising=False)
+    benchmark.wait_until_quiet(poll=0)
+    assert "3.7" in capsys.readouterr().err and not list(loads)
+
+
+def test_quick_races_two_methods_and_prints_a_table(run_here, tmp_path):
+    result = run_here(benchmark.main, "--quick", "--methods", "two-model-graph", "--json", "b.json")
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "b.json").read_text())
-    assert report["unavailable"] == {"2": {}}
-    results = report["results"]["2"]
-    assert list(results) == ["article", "two-model-graph"]
-    assert results["article"]["ratio"] == {"median": 1, "min": 1, "max": 1}
-    assert results["two-model-graph"]["ratio"]["min"] > 0
-    assert report["outside_device"]["2"]["share"] > 0
-    assert report["floor"]["2"]["share"]["median"] > 0
-    assert report["growth"][0]["peak_bytes"] > 1e8
-    assert report["first_step_seconds"] > 0
-    for label in ("the article's step", "two-model, TF1 graph mode, stock layers", "the floor", "peak memory"):
+    assert list(report["results"]["2"]) == ["article", "two-model-graph"] and report["machine"]["load_before"] >= 0
+    assert report["results"]["2"]["article"]["ratio"]["median"] == 1
+    for label in (ways.METHODS["two-model-graph"][0], "the floor"):
         assert label in result.stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "named"), [(["--variants", "article,none"], "'none'"), (["--json", "no/folder.json"], "no folder no")]
-)
-def test_bad_arguments_are_refused_in_one_line(arguments, named, run_command):
-    assert named in bad_input(run_command("reproduce/benchmark.py", *arguments, PYTHONPATH=str(ROOT)))
-
-
-def test_a_way_that_does_not_start_is_left_out(monkeypatch):
-    monkeypatch.setattr(worker, "PATIENCE", 1)
-    with worker.Worker("slow", "timeit", "-n", 10**12, "pass") as slow:  # says nothing for an hour
-        assert slow.unavailable() == "it had not made two steps after 1 seconds"
-    with (
-        worker.Worker("none", "timeit", "no python") as none,
-        pytest.raises(RunError, match="none ended with exit code 1"),
-    ):
-        none.unavailable()
+def test_bad_arguments_are_refused_in_one_line(run_here):
+    assert "'none'" in bad_input(run_here(benchmark.main, "--methods", "article,none"))
+    assert "'keras3'" in bad_input(run_here(benchmark.main, "--pair", "dcgan", "--methods", "keras3"))
+    assert "no folder no" in bad_input(run_here(benchmark.main, "--json", "no/folder.json"))

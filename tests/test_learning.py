@@ -1,4 +1,4 @@
-"""What the models learn of real pictures, by a classifier that never saw a generated one: minutes to an hour each."""
+"""What the models learn of real images, by a classifier that never saw a generated one: minutes to an hour each."""
 
 import csv
 import functools
@@ -32,9 +32,9 @@ def learned(measured, real_data):
     return functools.partial(measured, ("--dataset", "mnist", "--data-dir", real_data))
 
 
-def test_shapes_of_all_kinds_are_drawn_in_the_readmes_time(measured):
+def test_faces_of_all_kinds_are_drawn_in_the_readmes_time(measured):
     row = measured(("--dataset", "faces"), "--learning-rate", 1e-3, "--steps", 3000)
-    assert float(row["rarest"]) >= 0.03  # of ten kinds; no circles were drawn when shapes were small and turned
+    assert float(row["rarest"]) >= 0.03  # of ten kinds of hair and headgear
     assert float(row["variety"]) > 0.8
 
 
@@ -55,6 +55,7 @@ def test_acgan_makes_the_digit_that_is_asked_for_and_makes_it_in_many_ways(learn
     assert float(row["variety"]) >= 0.8  # within the class where it is least
 
 
-def test_acgan_draws_the_shape_that_is_asked_for(measured):
+def test_acgan_draws_the_face_that_is_asked_for_and_draws_it_in_many_ways(measured):
     row = measured(("--dataset", "faces"), "--model", "acgan32", "--batch-size", 32, "--steps", 4500)
-    assert float(row["asked"]) >= 0.6  # of ten kinds
+    assert float(row["asked"]) >= 0.9
+    assert float(row["variety"]) >= 0.6  # within the class where it is least
