@@ -81,7 +81,7 @@ class Run:
 
     def _begin(self) -> None:
         settings, job, enter = self.settings, self.job, self.stack.enter_context
-        enter(job.watched(lambda: self.folder.last_checkpoint()))
+        enter(job.watched(self._resumes_from))
         self.sess = enter(job.session())
         enter(self._memory_errors())
         keras.backend.set_session(self.sess)
@@ -109,6 +109,12 @@ class Run:
         self.loop = enter(contextlib.ExitStack())  # what is open while steps are taken
         self.stop, self.stopped = enter(Stop()), 0
         job.signal = lambda: self.stop.signal
+
+    def _resumes_from(self) -> str:
+        if not self.writes:
+            return "the last checkpoint that worker 0 has written"
+        checkpoints = self.folder.checkpoints()
+        return str(checkpoints[-1]) if checkpoints else "the beginning"
 
     def _start_from(self, source: RunFolder) -> None:
         """Take the weights of another run, or find its training state. Raises InputError where they do not fit."""
