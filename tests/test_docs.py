@@ -1,56 +1,38 @@
-"""What README.md and the pages of docs/ say can be done, can be done; what they show is there.
+"""What README.md and docs/ say can be done, can be done; what they show is there.
 
-Every block of commands is executed, top to bottom, in a folder of its page: training is cut to two steps, and drawn
-shapes stand in for CIFAR-10 and MNIST, because a test has no network. Names in capitals stand for what a user has. A
-comment before a block changes that:
-
-    <!-- needs: four GPUs -->       it needs more than a test has; its commands are still parsed
-    <!-- test --> or <!-- long -->  it runs these tests
-
-All commands, also those within a line of text, are given to the real parsers. The files that they read are committed.
+Every command is read by its parser. Blocks of commands are executed, with two steps of training and a tiny pair for the
+article's. Capitals such as DIR stand for what a user has. A comment before a block keeps it from being run:
+<!-- needs: hours -->, or <!-- test -->.
 """
 
 import importlib
-import itertools
 import json
 import re
 import shlex
 import shutil
 import subprocess
-from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
-from conftest import ROOT
-from PIL import Image
+from conftest import ROOT, tiny_pair
 
 import command
-import data
 import models
+from sources import faces
 from tf1 import keras, tf
+from training import settings
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
-NOT_RUN = ("test", "long")
-PICTURES = {".png", ".gif", ".svg", ".jpg"}
 
 
-def committed():
-    """The project's files, relative to it: what git has or would take; without git, all but the folders of runs."""
-    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    done = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode == 0 and done.stdout:
-        return {line for line in done.stdout.splitlines() if (ROOT / line).is_file()}
-    return {path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if path.is_file()}
-
-
-FILES = committed()
-FOLDERS = {parent.as_posix() for file in FILES for parent in Path(file).parents}
-
-
-# Reading the pages.
+LISTING = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]  # what git has or would take
+LISTED = subprocess.run(LISTING, cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+FILES = {file for file in LISTED if (ROOT / file).is_file()}
+pytestmark = pytest.mark.skipif(not FILES, reason="what is committed is known to git only")
+ALL_PAGES = [ROOT / file for file in sorted(FILES) if file.endswith(".md")] + NOTEBOOKS
 
 
 class Block(NamedTuple):
@@ -63,10 +45,9 @@ class Block(NamedTuple):
     def __str__(self):
         return f"{self.page}:{self.line}"
 
-
-def prose(text):
-    """A page without its blocks of code, with the same lines."""
-    return re.sub(r"^```.*?^```$", lambda block: "\n" * block[0].count("\n"), text, flags=re.MULTILINE | re.DOTALL)
+    @property
+    def can_run(self):
+        return not self.marker.startswith(("needs: ", "test"))
 
 
 def blocks(page):
@@ -76,199 +57,145 @@ def blocks(page):
     return [Block(name, text[: each.start()].count("\n") + 1, each[1] or "", each[2], each[3]) for each in found]
 
 
+def prose(page):
+    """A page without its blocks of code; a notebook's text."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
 def inline(page):
-    """Commands within the text: (page:line, command)."""
-    text = prose(page.read_text(encoding="utf-8"))
-    for each in re.finditer(r"`((?:python |--dataset )[^`]+)`", text):
-        words = each[1].replace("\n", " ")
-        where = f"{page.relative_to(ROOT).as_posix()}:{text[: each.start()].count(chr(10)) + 1}"
-        if words.split()[:2] == ["python", "-m"] and len(words.split()) == 3:
-            continue  # the name of a module
-        yield where, words if words.startswith("python") else f"python dcgan_keras.py {words}"
+    """Commands within the text. What begins with an option of data is one of dcgan_keras.py."""
+    for words in re.findall(r"`((?:python |--dataset )[^`]+)`", prose(page)):
+        words = words.split()
+        if words[:2] != ["python", "-m"] or len(words) > 3:  # not only the name of a module
+            yield words if words[0] == "python" else ["python", "dcgan_keras.py", *words]
 
 
 def commands(text):
-    """The words of each command of a piece of shell: without comments, assignments and what joins commands."""
+    """The words of each command of a piece of shell, without comments and assignments."""
     for line in text.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;")
         lexer.whitespace_split = True
         words = []
         for word in [*lexer, ";"]:
-            if set(word) <= set("&|;"):
-                while words and re.match(r"\w+=", words[0]):
-                    words = words[1:]
-                if words:
-                    yield words
-                words = []
-            else:
+            if not set(word) <= set("&|;"):
                 words.append(word)
+                continue
+            while words and re.match(r"\w+=", words[0]):
+                words.pop(0)
+            if words:
+                yield words
+            words = []
 
 
 def program(words):
-    """The module whose `main` a command runs, and its arguments; (None, ...) if it is not one of the project's."""
-    name = re.sub(r"^\S*/bin/", "", words[0])
-    if re.fullmatch(r"python3?", name):
-        if words[1].endswith(".py"):
-            return words[1].removesuffix(".py").replace("/", "."), words[2:]
-        if words[1] == "-m" and words[2].startswith("reproduce."):
-            return words[2], words[3:]
-        if words[1] == "-m":
-            return None, words[2:]
-    return None, [name, *words[1:]]
-
-
-# What the commands are.
+    """The module of the project that a command runs, or None, and its arguments."""
+    python = re.fullmatch(r"(\S*/bin/)?python3?", words[0])
+    if python and words[1].endswith(".py"):
+        return words[1].removesuffix(".py"), words[2:]
+    if python and words[1:2] == ["-m"] and words[2].startswith("reproduce."):
+        return words[2], words[3:]
+    return None, words
 
 
 class Parsed(Exception):
-    """The command's arguments were understood."""
+    """The arguments were understood."""
 
 
-def parses(module, arguments, monkeypatch):
-    parse = command.Parser.parse_args
-
-    def stop(self, given=None, namespace=None):
-        parse(self, given, namespace)
-        raise Parsed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(command.Parser, "parse_args", stop)
-        try:
-            importlib.import_module(module).main(arguments)
-        except Parsed:
-            return True
-        except SystemExit as leaving:
-            return leaving.code in (0, None)  # --help
-        except command.InputError as error:
-            print(error)
-    return False
-
-
-READ = re.compile(r"samples/[^/*]+\.\w+|requirements[\w-]*\.txt|(?:examples|docs|tests)/\S+|[\w/]+\.py")
-WRITING = ("--out", "--json", "--summary")
-
-
-def check(where, words, monkeypatch):
+def check(words, monkeypatch):
     """A command is understood, and what it reads is there."""
     module, arguments = program(words)
-    if module:
-        assert f"{module.replace('.', '/')}.py" in FILES, f"{where}: there is no {module}"
-        assert parses(module, arguments, monkeypatch), f"{where}: the arguments are refused: {shlex.join(words)}"
-    for before, word in itertools.pairwise(words):
-        if READ.fullmatch(word) and before not in WRITING:
-            assert word in FILES, f"{where}: {word} is not committed"
+    if module == "dcgan_keras":
+        settings.parse(arguments)
+    elif module:
+        parse = command.Parser.parse_args
+
+        def stop(self, *given):
+            parse(self, *given)
+            raise Parsed
+
+        with monkeypatch.context() as patch, pytest.raises(Parsed):
+            patch.setattr(command.Parser, "parse_args", stop)
+            importlib.import_module(module).main(arguments)
+    for option, word in zip(["", *words], words, strict=False):
+        if re.fullmatch(r"samples/[^/*]+\.\w+|\S*requirements\.txt|[a-z]\S*\.py", word) and option != "--out":
+            assert word in FILES, f"{word} is not committed"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_is_understood_and_reads_what_is_committed(page, monkeypatch):
-    checked = 0
-    for block in blocks(page):
-        if block.language == "bash":
-            for words in commands(block.text):
-                check(block, words, monkeypatch)
-                checked += 1
-    for where, line in inline(page):
-        for words in commands(line):
-            check(where, words, monkeypatch)
-            checked += 1
-    assert checked or page.name != "README.md"
-
-
-# Executing them.
-
-
-def shortened(arguments):
-    """A training command of two steps with a small batch."""
-    kept = list(arguments)
-    for option in ("--steps", "--epochs", "--batch-size"):
-        while option in kept:
-            del kept[kept.index(option) : kept.index(option) + 2]
-    return [*kept, "--steps", "2", "--batch-size", "4"]
+    in_blocks = [words for block in blocks(page) if block.language == "bash" for words in commands(block.text)]
+    for words in [*in_blocks, *inline(page)]:
+        try:
+            check(words, monkeypatch)
+        except SystemExit:
+            pytest.fail(f"the arguments are refused: {shlex.join(words)}")
 
 
 @pytest.fixture
-def stand_ins(tmp_path, monkeypatch):
-    """What names in capitals stand for: a folder of pictures in classes, and weights."""
-    load = data.load
-
-    def drawn(name, *arguments, data_dir=None, **options):
-        if name not in ("cifar10", "mnist"):
-            return load(name, *arguments, data_dir=data_dir, **options)
-        return load("faces", *arguments, **options)._replace(name=name)
-
-    monkeypatch.setattr(data, "load", drawn)
+def stand_in(drawn, tmp_path, monkeypatch):
+    """Gives the weights that FILE stands for, with classes where they are needed. Copies files that are committed."""
+    monkeypatch.setattr(faces, "load", drawn)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder = tmp_path / "pictures"
-    for k, image in enumerate(load("faces", (32, 32, 3)).images[:16]):
-        path = folder / f"class {k % 2}" / f"{k}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
-    with tf.Graph().as_default(), tf.Session() as sess:
-        keras.backend.set_session(sess)
-        with_classes = models.MODELS["acgan28"].generator(10)
-        sess.run(tf.global_variables_initializer())
-        with_classes.save_weights(tmp_path / "with_classes.h5")
-    keras.backend.clear_session()
 
-    def filled(word, arguments):
-        if word == "FILE":
-            return str(tmp_path / "with_classes.h5" if "classes" in arguments else "samples/cifar10_generator.h5")
-        return str(folder) if re.fullmatch("DIR|FOLDER|PICTURES", word.split("/")[0]) else word
+    def of(word, arguments):
+        if word == "FILE" and "classes" in arguments:
+            word = str(tmp_path / "acgan28.h5")
+            with tf.Graph().as_default(), tf.Session() as sess:
+                keras.backend.set_session(sess)
+                generator = models.MODELS["acgan28"].generator(10)
+                sess.run(tf.global_variables_initializer())
+                generator.save_weights(word)
+        elif word == "FILE":
+            word = str(ROOT / "samples" / "cifar10_generator.h5")
+        elif word in FILES:
+            (tmp_path / word).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / word, tmp_path / word)
+        return word
 
-    return filled
-
-
-def execute(block, words, run_here, filled):
-    """Run one command of a block in the folder of its page."""
-    module, arguments = program(words)
-    if module:
-        arguments = [each for word in arguments for each in (sorted(glob(word)) or [filled(word, arguments)])]
-        if module == "dcgan_keras" and not {"--summary", "--help"} & set(arguments):
-            arguments = shortened(arguments)
-        result = run_here(importlib.import_module(module).main, *arguments)
-        assert result.returncode == 0, f"{block}: {shlex.join(words)}: {result.stderr}"
-    else:  # what makes the environment, which the tests have
-        known = arguments[0] in ("pip", "venv", "export")
-        assert known, f"{block}: mark it <!-- needs: ... --> if a test cannot run it: {shlex.join(words)}"
+    return of
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_block_that_needs_nothing_more_runs(page, run_here, stand_ins, tmp_path):
-    for file in FILES:
-        if file.startswith("samples/"):
-            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / file, tmp_path / file)
-    for block in blocks(page):
-        if block.language == "bash" and block.marker not in NOT_RUN and not block.marker.startswith("needs: "):
-            for words in commands(block.text):
-                execute(block, words, run_here, stand_ins)
+def test_every_block_of_commands_that_needs_nothing_more_runs(page, run_here, stand_in, monkeypatch):
+    for block in (each for each in blocks(page) if each.language == "bash" and each.can_run):
+        for words in commands(block.text):
+            module, arguments = program(words)
+            if not module:  # what makes the environment, which the tests have
+                assert "venv" in words or "pip" in words[0], (
+                    f"{block}: mark it <!-- needs: ... -->: {shlex.join(words)}"
+                )
+                continue
+            arguments = [stand_in(word, arguments) for word in arguments]
+            with monkeypatch.context() as patch:
+                if module == "dcgan_keras":
+                    arguments += ["--steps", "2", "--batch-size", "4"]
+                    patch.setitem(models.MODELS, "article", models.MODELS["article"]._replace(**tiny_pair()))
+                result = run_here(importlib.import_module(module).main, *arguments)
+            assert result.returncode == 0, f"{block}: {shlex.join(words)}: {result.stderr}"
 
 
-PYTHON = [block for page in PAGES for block in blocks(page) if block.language == "python"]
+PYTHON = [block for page in PAGES for block in blocks(page) if block.language == "python" and block.can_run]
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=str)
-def test_every_program_runs(block, tmp_path, monkeypatch, capfd):
+def test_every_program_trains_and_saves_what_it_trained(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    program = compile(block.text, str(block), "exec")
-    if not block.marker.startswith("needs: "):
-        names = {}
+    saved = []
+    for text in (block.text, block.text.replace("range(100)", "range(1)")):
         with tf.Graph().as_default():
-            exec(program, names)
-        assert capfd.readouterr().err == ""
-        assert np.isfinite([names.get("dloss", 0), names.get("gloss", 0)]).all()
-
-
-# Links and pictures.
+            exec(compile(text, str(block), "exec"), names := {})
+        assert np.isfinite([names["dloss"], names["gloss"]]).all()
+        saved.append(Path("generator.h5").read_bytes())
+    assert saved[0] != saved[1]
 
 
 def links(page):
-    """What a page links to or shows, without what is on other sites: (target, #anchor)."""
-    text = page.read_text(encoding="utf-8")
-    if page.suffix == ".ipynb":
-        cells = json.loads(text)["cells"]
-        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    for target in map("".join, re.findall(r'\]\(([^)\s]+)\)|src="([^"]+)"', prose(text))):
+    """What a page links to or shows, without what is on other sites: (path, anchor)."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if not re.match(r"\w+:", target):
             path, _, anchor = target.partition("#")
             yield ((page.parent / path).resolve() if path else page), anchor
@@ -276,36 +203,30 @@ def links(page):
 
 def anchors(page):
     """The anchors of a page's headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", prose(page.read_text(encoding="utf-8")), re.MULTILINE)
-    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings)
-    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in plain}
-
-
-ALL_PAGES = [ROOT / file for file in sorted(FILES) if file.endswith(".md")] + NOTEBOOKS
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page):
+    folders = {parent.as_posix() for file in FILES for parent in Path(file).parents}
     for target, anchor in links(page):
         name = target.relative_to(ROOT).as_posix()
-        assert name in FILES | FOLDERS, f"{page.name} links to {name}, which is not committed"
+        assert name in FILES | folders, f"{page.name} links to {name}, which is not committed"
         if anchor and target.suffix == ".md":
             assert anchor in anchors(target), f"{page.name} links to {name}#{anchor}, which is no heading"
+
+
+def test_every_committed_picture_is_shown_and_every_page_is_reached():
+    shown = {target.relative_to(ROOT).as_posix() for page in ALL_PAGES for target, _ in links(page)}
+    suffixes = {".png", ".gif", ".svg", ".jpg"}
+    pictures = {file for file in FILES if file.startswith(("samples/", "docs/")) and Path(file).suffix in suffixes}
+    assert pictures and not pictures - shown
+    reached = {target for target, _ in links(ROOT / "README.md")}
+    assert not {page.name for page in [*PAGES[1:], *NOTEBOOKS] if page not in reached}
 
 
 def test_the_tables_of_losses_are_those_that_the_figures_make():
     page = (ROOT / "docs" / "figure.md").read_text(encoding="utf-8")
     for table in ("console.md", "last_console.md"):
         assert (ROOT / "samples" / table).read_text(encoding="utf-8") in page
-
-
-def test_every_committed_picture_is_shown_and_every_page_is_reached():
-    shown = {target.relative_to(ROOT).as_posix() for page in ALL_PAGES for target, _ in links(page)}
-    for notebook in NOTEBOOKS:  # their code shows pictures by path
-        shown |= set(re.findall(r"samples/\w+\.\w+", notebook.read_text(encoding="utf-8")))
-    pictures = {file for file in FILES if file.startswith("samples/") and Path(file).suffix in PICTURES}
-    assert pictures
-    shown_nowhere = sorted(pictures - shown)
-    assert not shown_nowhere
-    reached = {target for target, _ in links(ROOT / "README.md")}
-    assert not {page.name for page in [*PAGES[1:], *NOTEBOOKS] if page not in reached}
