@@ -86,6 +86,10 @@ def gan(
     with tf.control_dependencies(updates(discriminator, real_image, since=before)):
         gscore, *gclasses = tf.nest.flatten(discriminator(generated, training=True))
 
+    # What the layers update in these passes: the moving averages of batch normalization.
+    bn_updates = [updates(discriminator, real_image, generated, since=before), updates(generator, noise, since=before)]
+    check_updates(bn_updates, since=before)
+
     dloss, gloss = losses(gscore, rscore)
     mean_scores = [tf.reduce_mean(score(rscore)), tf.reduce_mean(score(gscore))]
 
@@ -109,9 +113,6 @@ def gan(
     # When they alternate, it waits for the pass over real images, whose dropout is that of this step.
     with tf.control_dependencies([dloss if alternating else update_wd]):
         update_wg = optimizer.apply_gradients(grad_loss_wg, global_step=step)
-
-    bn_updates = [updates(discriminator, real_image, generated, since=before), updates(generator, noise, since=before)]
-    check_updates([bn_updates, update_wd, update_wg], since=before)
 
     # One step is one `sess.run` of this list.
     train_step = [update_wd, update_wg, bn_updates]

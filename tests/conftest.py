@@ -144,7 +144,8 @@ def drawn():
     """Draws each data set of faces once for all tests of a process: `drawn(shape, seed)`."""
     from sources import faces
 
-    return functools.cache(faces.load)
+    load = functools.cache(faces.load)
+    return lambda shape, seed, **options: load(tuple(shape), tuple(seed) if isinstance(seed, list) else seed, **options)
 
 
 @pytest.fixture

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 import data
+import dcgan_keras
 import models
 from command import InputError
 from tf1 import keras, tf
+from training import settings
 
 
 def parameters(model):
@@ -40,9 +42,11 @@ def test_acgan_takes_a_class_and_tells_it(graph):
     assert discriminator.output_shape == [(None, 1), (None, 7)]
 
 
-def test_every_dataset_goes_with_a_model():
-    assert models.DEFAULT_MODEL.keys() == set(data.DATASETS)
-    assert set(models.DEFAULT_MODEL.values()) <= models.MODELS.keys()
+def test_the_names_in_the_help_are_those_of_the_models_and_losses():
+    """The command's options are declared without TensorFlow, and so apart from the tables."""
+    assert set(settings.MODELS) == models.MODELS.keys() and set(settings.LOSSES) == dcgan_keras.LOSSES.keys()
+    for dataset in data.DATASETS:
+        assert settings.parse(["--dataset", dataset]).model in models.MODELS
 
 
 # Other sizes.

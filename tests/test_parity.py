@@ -83,8 +83,8 @@ WRONG = {
             "with tf.control_dependencies([dloss]):",
         ),
         (
-            "bn_updates = [",
-            "with tf.control_dependencies([update_wg]):\n        update_wd = update_wd()\n    bn_updates = [",
+            "train_step = [",
+            "with tf.control_dependencies([update_wg]):\n        update_wd = update_wd()\n    train_step = [",
         ),
     ],
     "an optimizer each": [

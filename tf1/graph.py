@@ -34,7 +34,6 @@ def check_updates(registered: list[tf.Operation], since: set[tf.Operation]) -> N
         if operation not in known and operation not in since:
             known.add(operation)
             waiting += [*(tensor.op for tensor in operation.inputs), *operation.control_inputs]
-    known |= {variable.initializer for variable in tf.global_variables()}
     for operation in tf.get_default_graph().get_operations():
         if operation.type.startswith("Assign") and operation not in since and operation not in known:
             raise InputError(

@@ -147,10 +147,11 @@ class Run:
         """Restore the newest checkpoint that is whole; returns its step, or 0 where there is no checkpoint."""
         for path in reversed(checkpoints):
             if self._load(path):
-                self.saver.recover_last_checkpoints(
-                    [str(each) for each in checkpoints if step_of(each) <= step_of(path)]
-                )
-                return step_of(path)
+                *older, path = [str(each) for each in checkpoints if step_of(each) <= step_of(path)]
+                for each in older[:-1]:  # a killed run may have left a third one
+                    tf.train.remove_checkpoint(each)
+                self.saver.recover_last_checkpoints([*older[-1:], path])
+                return step_of(Path(path))
             print(f"{path} is damaged: trying the one before it", file=sys.stderr)
         if checkpoints:
             raise InputError(f"every checkpoint in {self.folder} is damaged: --restart starts over")
