@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from command import InputError
 from tf1 import tf
+from tf1.graph import last_operation
 
 
 class Loss(NamedTuple):
@@ -26,9 +27,7 @@ class Loss(NamedTuple):
 
 def check_scores(score: tf.Tensor) -> None:
     """Raise InputError where D's output is not a score in (0, 1), because its last layer is linear or the like."""
-    operation = score.op
-    while operation.type in ("Reshape", "Squeeze", "Identity"):
-        operation = operation.inputs[0].op
+    operation = last_operation(score)
     if operation.type in ("BiasAdd", "MatMul", "Conv2D", "AddV2", "Mean", "Relu", "LeakyRelu", "Tanh"):
         raise InputError(
             f"the article's loss takes scores in (0, 1), but the discriminator ends in {operation.type}: end it in a "

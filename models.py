@@ -17,6 +17,7 @@ from command import InputError, one_line, printable
 from losses import OTHER_LOSSES
 from sources import Shape
 from tf1 import keras, tf
+from tf1.graph import last_operation
 from tf1.layers import BatchNormalization, Conv2D, Conv2DTranspose, SeededDropout, SeededNormal
 
 layers = keras.layers
@@ -430,9 +431,14 @@ def pair(name: str, size: tuple[int, int] | None = None, channels: int | None = 
     size: (height, width) of the images, channels: 1 or 3; by default the pair's own. The pair's functions then build
     networks of its `shape`. Raises InputError where there is no such pair or it cannot have this shape.
     """
+    check_name(name)
+    return reshaped(name, own_pair(name) if is_file(name) else MODELS[name], size, channels)
+
+
+def check_name(name: str) -> None:
+    """Raise InputError where `name` is neither in `MODELS` nor a Python file's."""
     if not is_file(name) and name not in MODELS:
         raise InputError(f"there is no --model {printable(name)}: choose one of {', '.join(MODELS)}, or a FILE.py")
-    return reshaped(name, own_pair(name) if is_file(name) else MODELS[name], size, channels)
 
 
 def is_file(name: str) -> bool:
@@ -573,8 +579,6 @@ def _checked(path: str, pair: Pair, build: Callable, is_generator: bool) -> Call
 
 def ends_in(discriminator: keras.Model) -> str | None:
     """ "sigmoid" or "linear", the activation behind D's score; None where it is neither."""
-    operation = discriminator.outputs[0].op
-    while operation.type in ("Reshape", "Squeeze", "Identity"):
-        operation = operation.inputs[0].op
     linear = ("BiasAdd", "MatMul", "Conv2D")
-    return {"Sigmoid": "sigmoid", **dict.fromkeys(linear, "linear")}.get(operation.type)
+    kind = last_operation(discriminator.outputs[0]).type
+    return {"Sigmoid": "sigmoid", **dict.fromkeys(linear, "linear")}.get(kind)

@@ -30,7 +30,6 @@ from PIL import Image
 import command
 import data
 from command import InputError, printable
-from reproduce import check_model
 
 K = 3  # which nearest neighbour bounds a point's ball: Kynkäänniemi et al. 2019, section 3.1
 BLOCK = 1000  # rows of a distance matrix held at a time: 80 MB of 10,000 columns
@@ -223,7 +222,10 @@ def main(arguments: list[str] | None = None) -> int:
             raise InputError(f"--weights {path}: there is no such file")
     if arguments.out and not arguments.out.resolve().parent.is_dir():
         raise InputError(f"--out {arguments.out}: there is no such folder")
-    check_model(arguments.model)
+    if arguments.model:
+        import models  # here and below: after the arguments are read, because it loads TensorFlow
+
+        models.check_name(arguments.model)
     count, seed = arguments.samples, arguments.seed
     dataset, data_dir = data_of(arguments)
 

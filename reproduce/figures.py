@@ -29,7 +29,7 @@ from PIL import Image
 
 import command
 from command import InputError
-from reproduce import check_model, console, ways
+from reproduce import console, ways
 from training import folder as files
 from training import pictures
 
@@ -303,7 +303,10 @@ def different(names: list[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     arguments = parse(arguments)
-    check_model(arguments.model)
+    if arguments.model:
+        import models  # here: it loads TensorFlow
+
+        models.check_name(arguments.model)
     runs, tables, best = sources(arguments)
     out, run = arguments.out, runs[0]
     try:

@@ -17,6 +17,7 @@ from PIL import Image
 import command
 import dcgan_keras
 from tf1 import cores, distributed, keras, layers, set_seed, tf
+from training.settings import number_or_all
 
 
 def batches(steps, size=8):
@@ -111,7 +112,7 @@ def test_gpus_are_used_one_by_default_and_all_when_asked_for(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind] * 8)
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {"device_name": "A100"})
     monkeypatch.setattr(tf.distribute, "MirroredStrategy", made.append)
-    one, all_of_them = (distributed.join(distributed.number_or_all(text), 32) for text in ("1", "all"))
+    one, all_of_them = (distributed.join(number_or_all(text), 32) for text in ("1", "all"))
     assert (one.replicas, one.device) == (1, "GPU 0 (A100)")
     assert one.config().gpu_options.visible_device_list == "0"
     assert made == [[f"/gpu:{i}" for i in range(8)]] and all_of_them.replicas == 8

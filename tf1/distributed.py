@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-import command
 from command import InputError, RunError, one_line
 from tf1 import cores, session_config, tf
 
@@ -377,11 +376,6 @@ class Worker(Job):
             silent = f"another worker ended or is silent ({one_line(error)[:200]})"
             what = f"{' and '.join(gone)} ended" if gone else silent
             raise RunError(f"{what}: start the job again from {resumes_from()}") from error
-
-
-def number_or_all(text: str) -> int | None:
-    """An argparse type: a number of devices, or None for "all"."""
-    return None if text == "all" else command.at_least(1)(text)
 
 
 def join(devices: int | None = 1, batch_size: int | None = None) -> Job:

@@ -4,6 +4,14 @@ from command import InputError
 from tf1 import keras, tf
 
 
+def last_operation(tensor: tf.Tensor) -> tf.Operation:
+    """What computes a tensor, without what only changes its shape: behind D's score, its activation."""
+    operation = tensor.op
+    while operation.type in ("Reshape", "Squeeze", "Identity"):
+        operation = operation.inputs[0].op
+    return operation
+
+
 def regularized(loss: tf.Tensor, model: keras.Model, *inputs) -> tf.Tensor:
     """The loss with the model's regularization added, as Keras' `fit` adds it. inputs: those that the model was called
     with; activities are regularized for each of them, weights once."""

@@ -86,7 +86,7 @@ class Run:
         enter(self._memory_errors())
         keras.backend.set_session(self.sess)
         job.agree(self.sess, lambda: {**self.identity, "classes": len(self.dataset.classes), "steps": settings.steps})
-        self.state = self.started = self.refused = None  # of what a new run takes from another one
+        self.state = self.started = self.before = self.refused = None  # of what a new run takes from another one
         self.sess.run(tf.global_variables_initializer())
         if self.writes and settings.start_from and (settings.restart or not self.folder.checkpoints()):
             try:
@@ -176,7 +176,7 @@ class Run:
         """Bytes that the run will still write: checkpoints (a third while it is written), weights, what is kept."""
         settings = self.settings
         checkpoint, *sizes = (
-            sum(variable.shape.num_elements() * variable.dtype.size + 4096 for variable in variables)
+            weights.room(variables)
             for variables in (tf.global_variables(), *(network.weights for network in self.networks.values()))
         )
         kept = (settings.steps - start) // settings.keep_every if settings.keep_every else 0
@@ -230,9 +230,8 @@ class Run:
         self.warnings = health.Warnings(self.dataset, len(self.rows), settings.loss)
         with self.folder.writing():
             self.folder.write_run({**self.description, "step": start})
-        before = self.before if self.started else None
         graph = tf.get_default_graph()
-        self.logs = self.loop.enter_context(Logs(self.folder, start, graph, settings.per_epoch, self.rows, before))
+        self.logs = self.loop.enter_context(Logs(self.folder, start, graph, settings.per_epoch, self.rows, self.before))
         if self.started:  # so that the run can be resumed without --start-from
             self.save(start)
         if start == 0:

@@ -34,10 +34,16 @@ class LayerWeights(NamedTuple):
     arrays: list[np.ndarray]  # float32, mapped from the file: what is not used takes no memory
 
 
+def room(variables) -> int:
+    """Bytes that TensorFlow variables take in a file, with what a format adds to each."""
+    return sum(variable.shape.num_elements() * variable.dtype.size + 4096 for variable in variables)
+
+
 def save_weights(model, path: Path) -> None:
     """Write the weights of a Keras model as HDF5. Raises OSError where the disk is full, and keeps the old file."""
-    needed = sum(weight.shape.num_elements() * weight.dtype.size + 4096 for weight in model.weights)
-    if shutil.disk_usage(path.parent).free < needed:  # HDF5 would notice too, but print it for every object
+    if shutil.disk_usage(path.parent).free < room(
+        model.weights
+    ):  # HDF5 would notice too, but print it for every object
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     with replacing(path) as beside:
         model.save_weights(beside, save_format="h5")
