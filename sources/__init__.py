@@ -27,7 +27,7 @@ class Dataset(NamedTuple):
 
 
 def cache_home() -> Path:
-    """The folder of everything that is computed or downloaded once: `$XDG_CACHE_HOME/dcgan_keras` or
+    """The folder for what is computed or downloaded once: `$XDG_CACHE_HOME/dcgan_keras` or
     `~/.cache/dcgan_keras`. Raises `InputError` where the user has no home directory."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "dcgan_keras")
