@@ -25,7 +25,7 @@ import two_model
 from command import InputError
 from losses import OTHER_LOSSES, Loss, check_scores, class_loss
 from tf1 import distributed, keras, set_seed, tf
-from tf1.graph import check_updates, regularized, updates
+from tf1.graph import check_updates, in_one_product, regularized, updates
 from training.health import warn_of_memory
 from training.run import Run
 
@@ -105,6 +105,7 @@ def gan(
 
     # update Wd w.r.t. D_loss
     grad_loss_wd = optimizer.compute_gradients(dloss, discriminator.trainable_weights)
+    grad_loss_wd = [(in_one_product(gradient, weights), weights) for gradient, weights in grad_loss_wd]
     update_wd = optimizer.apply_gradients(grad_loss_wd, global_step=step if alternating else None)
 
     # update Wg w.r.t. G_loss. Both gradients are taken at the weights from before the step. Only the application of

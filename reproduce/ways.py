@@ -382,6 +382,7 @@ def serve(name: str, pair: str, batch_size: int) -> int:
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as tf1 sets it: the same convolutions for all
     rng = np.random.default_rng(0)
     images = rng.random((batch_size, *RACES[pair].shape), np.float32) - np.float32(0.5)
     noise = rng.standard_normal((batch_size, 100), np.float32)

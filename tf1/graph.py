@@ -48,3 +48,21 @@ def check_updates(registered: list[tf.Operation], since: set[tf.Operation]) -> N
                 f"{operation.name.rsplit('/', 1)[0]} updates its state in the forward pass, which graph mode would not "
                 "run: let the layer register it with `add_update`"
             )
+
+
+def in_one_product(gradient: tf.Tensor, weights: tf.Variable) -> tf.Tensor:
+    """The gradient of a dense layer's weights that were used for several batches, from one product over all of them.
+
+    TensorFlow makes one product per batch, of the size of the weights each, and adds them. Where the weights have more
+    numbers than the batches, which is when joining the batches pays, one product saves most of that memory traffic.
+    """
+    products = [last_operation(tensor) for tensor in gradient.op.inputs] if gradient.op.type == "AddN" else []
+    if not products or any(
+        each.type != "MatMul" or not each.get_attr("transpose_a") or each.get_attr("transpose_b") for each in products
+    ):
+        return gradient
+    inputs, gradients = zip(*(each.inputs for each in products), strict=True)
+    sizes = [tensor.shape.num_elements() for tensor in (*inputs, *gradients)]
+    if None in sizes or sum(sizes) >= weights.shape.num_elements():
+        return gradient
+    return tf.matmul(tf.concat(inputs, 0), tf.concat(gradients, 0), transpose_a=True)
