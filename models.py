@@ -38,10 +38,10 @@ def _concat_diff(x):
 
 @keras.utils.register_keras_serializable("dcgan")
 class ConcatDiff(keras.layers.Layer):
-    """The article's minibatch discrimination: one more channel, how unlike the rest of its batch a picture is.
+    """The article's minibatch discrimination: one more channel, how unlike the rest of its batch a image is.
 
     (batch, height, width, channels) -> (batch, height, width, channels + 1); the new channel is the mean over channels
-    of |x - mean over the batch of x|. A generator that makes only one picture gives itself away by zeros there.
+    of |x - mean over the batch of x|. A generator that makes only one image gives itself away by zeros there.
     Source: `concat_diff` of the author's program; the idea is from Salimans et al. 2016, section 3.2.
     """
 
@@ -55,8 +55,8 @@ class ConcatDiff(keras.layers.Layer):
 # The article's networks. Their four stages reach every height and width that is a multiple of 16.
 
 
-def article_generator(shape: Shape = (32, 32, 3)) -> keras.Model:
-    """G of the article: latent (100,) -> image (height, width, channels) in [-1, 1].
+def article_generator(shape: Shape = (32, 32, 3), latent: int = 100) -> keras.Model:
+    """G of the article: latent (`latent`,) -> image (height, width, channels) in [-1, 1].
 
     697,227 parameters at 32x32x3, 696,507 trainable.
     """
@@ -71,8 +71,8 @@ def article_generator(shape: Shape = (32, 32, 3)) -> keras.Model:
     height, width, channels = shape
     return keras.Sequential(
         [
-            layers.InputLayer((100,)),
-            layers.Reshape((1, 1, 100)),
+            layers.InputLayer((latent,)),
+            layers.Reshape((1, 1, latent)),
             *deconv(192, (height // 8, width // 8), strides=1, padding="valid"),  # 4x4
             *deconv(96),  # 8x8
             *deconv(48),  # 16x16
@@ -84,11 +84,8 @@ def article_generator(shape: Shape = (32, 32, 3)) -> keras.Model:
     )
 
 
-def article_discriminator(activation: str = "sigmoid", shape: Shape = (32, 32, 3)) -> keras.Model:
-    """D of the article: image (height, width, channels) -> score (1,) in (0, 1).
-
-    396,077 parameters at 32x32x3, 395,405 trainable.
-    """
+def article_features(shape: Shape = (32, 32, 3)) -> list[layers.Layer]:
+    """The article's discriminator up to its last convolution: image -> features (height / 16, width / 16, 193)."""
 
     def conv(filters, batch_normalization=True):
         return [
@@ -98,13 +95,23 @@ def article_discriminator(activation: str = "sigmoid", shape: Shape = (32, 32, 3
             ConcatDiff(),
         ]
 
+    return [
+        layers.InputLayer(shape),
+        *conv(24, batch_normalization=False),  # 16x16x25
+        *conv(48),  # 8x8x49
+        *conv(96),  # 4x4x97
+        *conv(192),  # 2x2x193
+    ]
+
+
+def article_discriminator(activation: str = "sigmoid", shape: Shape = (32, 32, 3)) -> keras.Model:
+    """D of the article: image (height, width, channels) -> score (1,) in (0, 1).
+
+    396,077 parameters at 32x32x3, 395,405 trainable.
+    """
     return keras.Sequential(
         [
-            layers.InputLayer(shape),
-            *conv(24, batch_normalization=False),  # 16x16x25
-            *conv(48),  # 8x8x49
-            *conv(96),  # 4x4x97
-            *conv(192),  # 2x2x193
+            *article_features(shape),
             Conv2D(1, (shape[0] // 16, shape[1] // 16)),  # 1x1x1
             layers.Activation(activation),
             layers.Reshape((1,)),
@@ -190,11 +197,11 @@ def normal(mean: float = 0) -> keras.initializers.Initializer:
     return keras.initializers.RandomNormal(mean, 0.02)
 
 
-# The faces of "Making DCGAN on Keras", made for 9,877 pictures of 200x200.
+# The faces of "Making DCGAN on Keras", made for 9,877 images of 200x200.
 
 
 def faces200_generator() -> keras.Model:
-    """G of "Making DCGAN on Keras": noise (100,) -> picture (200, 200, 3) in [-1, 1]. 8,339,395 parameters, 8,338,947
+    """G of "Making DCGAN on Keras": noise (100,) -> image (200, 200, 3) in [-1, 1]. 8,339,395 parameters, 8,338,947
     trainable."""
 
     def deconv(filters):
@@ -220,7 +227,7 @@ def faces200_generator() -> keras.Model:
 
 
 def faces200_discriminator(activation: str = "sigmoid") -> keras.Model:
-    """D of "Making DCGAN on Keras": picture (200, 200, 3) -> score (1,) in (0, 1). 655,635,009 parameters, all but
+    """D of "Making DCGAN on Keras": image (200, 200, 3) -> score (1,) in (0, 1). 655,635,009 parameters, all but
     266,817 of them in the dense layer."""
 
     def conv(filters):
@@ -242,12 +249,12 @@ def faces200_discriminator(activation: str = "sigmoid") -> keras.Model:
 
 
 # The MNIST GAN of a 2018 tutorial, "various types of GANs in Keras". Its networks are those of Keras' example
-# mnist_acgan.py, and so are the settings that the tutorial does not give. Its discriminator looks at one picture at a
-# time, so its generator collapses to making one picture. Here D has the article's remedy, `ConcatDiff`.
+# mnist_acgan.py, and so are the settings that the tutorial does not give. Its discriminator looks at one image at a
+# time, so its generator collapses to making one image. Here D has the article's remedy, `ConcatDiff`.
 
 
 def mnist_generator(shape: Shape = (28, 28, 1)) -> keras.Model:
-    """G of the tutorial: noise (100,) -> picture (height, width, channels) in [-1, 1]. 2,656,897 parameters for MNIST,
+    """G of the tutorial: noise (100,) -> image (height, width, channels) in [-1, 1]. 2,656,897 parameters for MNIST,
     2,656,321 trainable.
 
     The tutorial applies tanh twice, once is meant. Height and width are multiples of 4, from 20 on.
@@ -276,7 +283,7 @@ def mnist_generator(shape: Shape = (28, 28, 1)) -> keras.Model:
 
 
 def mnist_downsample(shape: Shape = (28, 28, 1), concat_diff: bool = True) -> list[layers.Layer]:
-    """The tutorial's base of every discriminator, as layers: picture -> features (n,).
+    """The tutorial's base of every discriminator, as layers: image -> features (height / 4, width / 4, 257).
 
     concat_diff: with the article's `ConcatDiff` after each LeakyReLU, which the tutorial does not have.
     """
@@ -294,8 +301,7 @@ def mnist_downsample(shape: Shape = (28, 28, 1), concat_diff: bool = True) -> li
         *conv(32, 2),  # 14x14x33
         *conv(64, 1),  # 14x14x65
         *conv(128, 2),  # 7x7x129
-        *conv(256, 1),  # 7x7x257
-        layers.Flatten(),  # 12593, without ConcatDiff 12544
+        *conv(256, 1),  # 7x7x257, without ConcatDiff 7x7x256
     ]
 
 
@@ -307,11 +313,12 @@ def mnist_discriminator(
     404,466 parameters for MNIST with `concat_diff`; 400,385 without, as the tutorial has it.
     """
     return keras.Sequential(
-        [*mnist_downsample(shape, concat_diff), layers.Dense(1, activation=activation)], name="discriminator"
+        [*mnist_downsample(shape, concat_diff), layers.Flatten(), layers.Dense(1, activation=activation)],
+        name="discriminator",
     )
 
 
-# AC-GAN (Odena et al. 2016) as the tutorial has it: a class goes into G, and D also tells the class of a picture.
+# AC-GAN (Odena et al. 2016) as the tutorial has it: a class goes into G, and D also tells the class of a image.
 
 
 def acgan_generator(
@@ -320,9 +327,9 @@ def acgan_generator(
     latent_input: bool = True,
     generator_model: keras.Model | None = None,
 ) -> keras.Model:
-    """G of the tutorial's AC-GAN: [class (1,) int32, noise (100,)] -> picture (height, width, channels) in [-1, 1].
+    """G of the tutorial's AC-GAN: [class (1,) int32, noise (100,)] -> image (height, width, channels) in [-1, 1].
 
-    The class's embedding times the noise goes through `generator_model`, noise (100,) -> picture, perhaps a trained
+    The class's embedding times the noise goes through `generator_model`, noise (100,) -> image, perhaps a trained
     one; by default a new `mnist_generator(shape)`. Without `latent_input` G takes the class alone and draws the noise
     itself, anew in every step.
     """
@@ -332,21 +339,38 @@ def acgan_generator(
     embedding = layers.Embedding(classes, latent, embeddings_initializer="glorot_normal")(label)
     embedding = layers.Flatten()(embedding)  # (100,)
     noise = keras.Input((latent,)) if latent_input else SeededNormal()(embedding)
-    picture = generator_model(layers.Multiply()([embedding, noise]))
-    return keras.Model([label, noise] if latent_input else [label], picture, name="generator")
+    image = generator_model(layers.Multiply()([embedding, noise]))
+    return keras.Model([label, noise] if latent_input else [label], image, name="generator")
 
 
-def acgan_discriminator(classes: int = 10, shape: Shape = (28, 28, 1), activation: str = "sigmoid") -> keras.Model:
-    """D of AC-GAN: picture (height, width, channels) -> [score (1,) in (0, 1), logits of the classes (classes,)].
+def acgan32_generator(classes: int = 10, shape: Shape = (32, 32, 3)) -> keras.Model:
+    """G of an AC-GAN on the article's networks: [class (1,) int32, noise (100,)] -> image in [-1, 1].
 
-    Source: Odena et al. 2016, section 3, on the tutorial's base with `ConcatDiff`.
+    As in Odena et al. 2016, section 3, G takes the class next to the noise, here as an embedding (100,). Where they are
+    multiplied, as in the tutorial, the class uses up the noise, and every class becomes nearly one face.
     """
-    base = keras.Sequential(mnist_downsample(shape), name="downsample")
-    picture = keras.Input(shape)
-    features = base(picture)
+    label, noise = keras.Input((1,), dtype="int32"), keras.Input((100,))
+    embedding = layers.Flatten()(layers.Embedding(classes, 100)(label))
+    image = article_generator(shape, latent=200)(layers.Concatenate()([noise, embedding]))
+    return keras.Model([label, noise], image, name="generator")
+
+
+def acgan_discriminator(
+    classes: int = 10,
+    shape: Shape = (28, 28, 1),
+    activation: str = "sigmoid",
+    features: Callable[[Shape], list[layers.Layer]] = mnist_downsample,
+) -> keras.Model:
+    """D of AC-GAN: image (height, width, channels) -> [score (1,) in (0, 1), logits of the classes (classes,)].
+
+    Source: Odena et al. 2016, section 3, on the tutorial's base with `ConcatDiff`, or on other `features`.
+    """
+    base = keras.Sequential([*features(shape), layers.Flatten()], name="downsample")
+    image = keras.Input(shape)
+    features = base(image)
     score = layers.Dense(1, activation=activation, name="score")(features)
     logits = layers.Dense(classes, name="classes")(features)
-    return keras.Model(picture, [score, logits], name="discriminator")
+    return keras.Model(image, [score, logits], name="discriminator")
 
 
 def check(generator: keras.Model, discriminator: keras.Model) -> None:
@@ -414,10 +438,11 @@ MODELS = {
     "mnist": MNIST,
     "mnist-plain": MNIST._replace(discriminator=partial(mnist_discriminator, concat_diff=False)),
     "acgan28": ACGAN,
-    "acgan32": ACGAN._replace(
-        generator=partial(acgan_generator, shape=(32, 32, 3)),
-        discriminator=partial(acgan_discriminator, shape=(32, 32, 3)),
-        shape=(32, 32, 3),
+    "acgan32": ARTICLE._replace(
+        generator=acgan32_generator,
+        discriminator=partial(acgan_discriminator, shape=(32, 32, 3), features=article_features),
+        learning_rate=1e-3,
+        with_classes=True,
     ),
     "dcgan": DCGAN,
     "dcgan64": DCGAN,  # another name
