@@ -38,7 +38,7 @@ def _concat_diff(x):
 
 @keras.utils.register_keras_serializable("dcgan")
 class ConcatDiff(keras.layers.Layer):
-    """The article's minibatch discrimination: one more channel, how unlike the rest of its batch a image is.
+    """The article's minibatch discrimination: one more channel, how unlike the rest of its batch an image is.
 
     (batch, height, width, channels) -> (batch, height, width, channels + 1); the new channel is the mean over channels
     of |x - mean over the batch of x|. A generator that makes only one image gives itself away by zeros there.
@@ -318,7 +318,7 @@ def mnist_discriminator(
     )
 
 
-# AC-GAN (Odena et al. 2016) as the tutorial has it: a class goes into G, and D also tells the class of a image.
+# AC-GAN (Odena et al. 2016) as the tutorial has it: a class goes into G, and D also tells the class of an image.
 
 
 def acgan_generator(
