@@ -52,6 +52,33 @@ class ConcatDiff(keras.layers.Layer):
         return (*input_shape[:-1], input_shape[-1] + 1)
 
 
+@keras.utils.register_keras_serializable("dcgan")
+class MinibatchDiscrimination(keras.layers.Layer):
+    """How close an image's features are to those of every other image of the batch (Salimans et al. 2016, section 3.2).
+
+    (batch, n) -> (batch, n + kernels). `ConcatDiff` compares an image with the mean of the batch, where images of other
+    classes hide that a class has collapsed. Here two equal images give themselves away.
+    """
+
+    def __init__(self, kernels: int = 50, dimensions: int = 5, **kwargs):
+        super().__init__(**kwargs)
+        self.kernels, self.dimensions = kernels, dimensions
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight("kernel", (input_shape[-1], self.kernels * self.dimensions))
+
+    def call(self, x):
+        rows = tf.reshape(tf.matmul(x, self.kernel), (-1, self.kernels, self.dimensions))
+        distances = tf.reduce_sum(tf.abs(rows[:, tf.newaxis] - rows), axis=-1)  # (batch, batch, kernels)
+        return tf.concat([x, tf.reduce_sum(tf.exp(-distances), axis=1)], axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], input_shape[-1] + self.kernels)
+
+    def get_config(self):
+        return {**super().get_config(), "kernels": self.kernels, "dimensions": self.dimensions}
+
+
 # The article's networks. Their four stages reach every height and width that is a multiple of 16.
 
 
@@ -355,20 +382,29 @@ def acgan32_generator(classes: int = 10, shape: Shape = (32, 32, 3)) -> keras.Mo
     return keras.Model([label, noise], image, name="generator")
 
 
-def acgan_discriminator(
-    classes: int = 10,
-    shape: Shape = (28, 28, 1),
-    activation: str = "sigmoid",
-    features: Callable[[Shape], list[layers.Layer]] = mnist_downsample,
-) -> keras.Model:
+def acgan_discriminator(classes: int = 10, shape: Shape = (28, 28, 1), activation: str = "sigmoid") -> keras.Model:
     """D of AC-GAN: image (height, width, channels) -> [score (1,) in (0, 1), logits of the classes (classes,)].
 
-    Source: Odena et al. 2016, section 3, on the tutorial's base with `ConcatDiff`, or on other `features`.
+    Source: Odena et al. 2016, section 3, on the tutorial's base with `ConcatDiff`.
     """
-    base = keras.Sequential([*features(shape), layers.Flatten()], name="downsample")
-    image = keras.Input(shape)
+    base = keras.Sequential([*mnist_downsample(shape), layers.Flatten()], "downsample")
+    return with_classes(base, classes, activation)
+
+
+def acgan32_discriminator(classes: int = 10, shape: Shape = (32, 32, 3), activation: str = "sigmoid") -> keras.Model:
+    """D of an AC-GAN on the article's networks: image -> [score (1,) in (0, 1), logits of the classes (classes,)]."""
+    base = keras.Sequential([*article_features(shape), layers.Flatten()], "features")
+    return with_classes(base, classes, activation, MinibatchDiscrimination())
+
+
+def with_classes(
+    base: keras.Model, classes: int, activation: str, before_score: layers.Layer | None = None
+) -> keras.Model:
+    """D with two outputs, the score and the classes' logits, from the features of `base`."""
+    image = keras.Input(base.input_shape[1:])
     features = base(image)
-    score = layers.Dense(1, activation=activation, name="score")(features)
+    scored = before_score(features) if before_score else features
+    score = layers.Dense(1, activation=activation, name="score")(scored)
     logits = layers.Dense(classes, name="classes")(features)
     return keras.Model(image, [score, logits], name="discriminator")
 
@@ -440,7 +476,7 @@ MODELS = {
     "acgan28": ACGAN,
     "acgan32": ARTICLE._replace(
         generator=acgan32_generator,
-        discriminator=partial(acgan_discriminator, shape=(32, 32, 3), features=article_features),
+        discriminator=acgan32_discriminator,
         learning_rate=1e-3,
         with_classes=True,
     ),

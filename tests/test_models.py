@@ -194,6 +194,17 @@ def test_concat_diff_is_the_mean_distance_from_the_batchs_mean(sess):
     np.testing.assert_allclose(sess.run(models.ConcatDiff()(tf.constant(equal)))[..., -1], 0, atol=1e-6)
 
 
+def test_minibatch_discrimination_sums_how_close_the_other_images_are(sess):
+    layer = models.MinibatchDiscrimination(kernels=2, dimensions=3)
+    x = np.float32([[1, 2], [1, 2], [3, -4]])
+    y = layer(tf.constant(x))
+    sess.run(tf.global_variables_initializer())
+    rows = (x @ layer.get_weights()[0]).reshape(3, 2, 3)
+    distances = np.abs(rows[:, np.newaxis] - rows).sum(-1)
+    np.testing.assert_allclose(sess.run(y), np.concatenate([x, np.exp(-distances).sum(1)], -1), rtol=1e-5)
+    assert (sess.run(y)[:2, 2:] > sess.run(y)[2, 2:]).all()  # the two equal images
+
+
 def test_a_model_can_be_saved_and_loaded_without_foreign_code(graph, tmp_path):
     model = models.mnist_discriminator()  # with ConcatDiff and SeededDropout
     model.save(tmp_path / "model.h5")
