@@ -12,11 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from command import InputError, printable
-from sources import Dataset, Shape, arrays, cache_home, cifar10, faces, folder, mnist
+from sources import Dataset, Shape, arrays, cifar10, faces, folder, mnist
 from sources.image_file import Resized
-
-__all__ = ["DATASETS", "Dataset", "Shape", "batches", "batches_per_epoch", "cache_home", "checksum", "load"]
-__all__ += ["printable", "scale", "unscale"]
 
 DATASETS = ("cifar10", "mnist", "folder", "arrays", "faces")
 IN_MEMORY = 2**30  # bytes of resized images; more are resized batch by batch
@@ -39,9 +36,9 @@ def load(
     data_dir: where the images are: a folder, or a file for "arrays". "folder" and "arrays" need it; "cifar10" and
     "mnist" are downloaded without it and never touch the network with it. seed: 0 or more, draws "faces". skip_bad:
     leave out the images of a folder that cannot be read. cache_dir: of a folder's decoded images, by default
-    `cache_home()`. split: "train" or "test"; the official one of "cifar10" and "mnist", other draws of "faces", while
-    "folder" and "arrays" have no "test". check_cache: decode a folder anew. labelled: refuse a folder or arrays without
-    classes. out: the folder of the run, which is left out of a folder of images.
+    `sources.cache_home()`. split: "train" or "test"; the official one of "cifar10" and "mnist", other draws of "faces",
+    while "folder" and "arrays" have no "test". check_cache: decode a folder anew. labelled: refuse a folder or arrays
+    without classes. out: the folder of the run, which is left out of a folder of images.
 
     Raises `InputError`, also for an option that the dataset does not use.
     """

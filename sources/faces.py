@@ -17,15 +17,8 @@ VERSION = 1  # of the drawing; changes whenever it makes other bytes
 MAX_BYTES = 2**29  # of all images: 10,000 up to 128x128, 4,473 at 200x200
 DRAWS = 64  # random numbers per face
 
-SKIN = [
-    (255, 226, 200),
-    (247, 206, 160),
-    (231, 178, 124),
-    (205, 145, 92),
-    (166, 108, 64),
-    (120, 76, 46),
-    (255, 214, 64),
-]
+SKIN = [(255, 226, 200), (247, 206, 160), (231, 178, 124), (205, 145, 92), (166, 108, 64), (120, 76, 46)]
+SKIN += [(255, 214, 64)]
 HAIR = [(32, 26, 30), (78, 48, 28), (136, 80, 36), (222, 178, 84), (190, 70, 34), (150, 150, 160), (52, 96, 214)]
 HAIR += [(232, 84, 164), (46, 160, 118)]
 CLOTHES = [(214, 58, 58), (240, 140, 40), (246, 202, 60), (70, 168, 84), (44, 150, 170), (58, 92, 200), (130, 78, 190)]
@@ -65,11 +58,7 @@ def _columns(random: np.ndarray, height: int) -> np.ndarray:
 
 def _mix(a: tuple, b: tuple, share: float) -> tuple[int, int, int]:
     """The colour `a` with a share (0 to 1) of `b`."""
-    return (
-        int(a[0] + (b[0] - a[0]) * share),
-        int(a[1] + (b[1] - a[1]) * share),
-        int(a[2] + (b[2] - a[2]) * share),
-    )
+    return tuple([int(one + (other - one) * share) for one, other in zip(a, b, strict=True)])
 
 
 class _Face:
@@ -95,14 +84,9 @@ class _Face:
     def at(self, x: float, y: float) -> tuple[int, int]:
         return self.left + round(x * self.side), self.top + round(y * self.side)
 
-    def ellipse(self, x, y, rx, ry, fill):
-        side, left, top = self.side, self.left, self.top
-        box = round((x - rx) * side) + left, round((y - ry) * side) + top
-        self.pen.ellipse((*box, round((x + rx) * side) + left, round((y + ry) * side) + top), fill)
-
-    def ring(self, x, y, rx, ry, ink, thickness):
-        box = [self.at(x - rx, y - ry), self.at(x + rx, y + ry)]
-        self.pen.ellipse(box, None, ink, max(1, round(thickness * self.side)))
+    def ellipse(self, x, y, rx, ry, fill, ink=None, thickness=0):
+        width = max(1, round(thickness * self.side))
+        self.pen.ellipse([self.at(x - rx, y - ry), self.at(x + rx, y + ry)], fill, ink, width)
 
     def box(self, left, top, right, bottom, fill):
         self.pen.rectangle([self.at(left, top), self.at(right, bottom)], fill)
@@ -118,18 +102,14 @@ class _Face:
         self.w, self.h = self.between(0.23, 0.28), self.between(0.27, 0.31)
         # the fabric of hats: bright, and never the colour of the background
         self.cloth, self.trim = self.choice(CLOTHES), self.choice(CLOTHES)
-        self.disc()
+        if self.chance(0.4):  # a large disc behind the head
+            self.ellipse(0.5, 0.5, 0.45, 0.45, _mix(self.choice(BACKGROUND), WHITE, 0.45))
         self.behind(kind)
         self.body()
         self.head()
         self.features(kind)
         self.front(kind)
         self.glasses()
-
-    def disc(self) -> None:
-        """Sometimes, a large disc behind the head."""
-        if self.chance(0.4):
-            self.ellipse(0.5, 0.5, 0.45, 0.45, _mix(self.choice(BACKGROUND), WHITE, 0.45))
 
     def behind(self, kind: str) -> None:
         """The hair behind the head."""
@@ -264,13 +244,13 @@ class _Face:
             case "mohawk":
                 self.polygon(self.hair, (x - 0.1, crown + 0.02), (x + 0.1, crown + 0.02), (x, line))
             case "cap":
-                self.dome(line - 0.02, 0.035, self.cloth)
+                self.cut_ellipse(x, crown - 0.035, line - 0.02, w + 0.015, self.cloth)
                 side = self.choice([-1, 1])
                 self.ellipse(x + side * w * 0.75, line - 0.02, w * 1.0, 0.04, _mix(self.cloth, INK, 0.3))
                 self.ellipse(x, crown - 0.035, 0.028, 0.02, self.trim)
             case "beanie":
                 self.ellipse(x, crown - 0.075, 0.075, 0.07, self.trim)
-                self.dome(line - 0.03, 0.045, self.cloth)
+                self.cut_ellipse(x, crown - 0.045, line - 0.03, w + 0.015, self.cloth)
                 self.box(x - w - 0.015, line - 0.085, x + w + 0.015, line - 0.015, _mix(self.cloth, WHITE, 0.35))
             case "top hat":
                 tall, wide = self.between(0.2, 0.26), w * self.between(0.72, 0.85)
@@ -302,10 +282,6 @@ class _Face:
         if self.chance(0.7):
             self.polygon(self.skin, (middle - 0.09, low), (middle + 0.09, low), (middle, low - 0.1))
 
-    def dome(self, line: float, beyond: float, fill: tuple) -> None:
-        """A hat that fits the skull, from `beyond` the crown down to `line`."""
-        self.cut_ellipse(self.x, self.y - self.h - beyond, line, self.w + 0.015, fill)
-
     def cut_ellipse(self, x: float, top: float, bottom: float, rx: float, fill: tuple) -> None:
         """The upper half of an ellipse, as a polygon."""
         ry = bottom - top
@@ -318,17 +294,11 @@ class _Face:
         if kind > 0.3:
             return
         frame = self.choice([INK, (150, 40, 40), (60, 60, 150), GOLD])
-        size = self.eye + 0.028
+        x, y, apart, size = self.x, self.eye_y, self.eye_x, self.eye + 0.028
         for side in (-1, 1):
-            ex = self.x + side * self.eye_x
+            ex = x + side * apart
             if kind < 0.07:
-                self.ellipse(ex, self.eye_y, size, size, INK)
-                self.ellipse(ex - size * 0.3, self.eye_y - size * 0.35, size * 0.28, size * 0.18, (110, 116, 140))
-            self.ring(ex, self.eye_y, size, size, frame, 0.016)
-        self.box(
-            self.x - self.eye_x + size - 0.01,
-            self.eye_y - 0.012,
-            self.x + self.eye_x - size + 0.01,
-            self.eye_y + 0.004,
-            frame,
-        )
+                self.ellipse(ex, y, size, size, INK)
+                self.ellipse(ex - size * 0.3, y - size * 0.35, size * 0.28, size * 0.18, (110, 116, 140))
+            self.ellipse(ex, y, size, size, None, frame, 0.016)
+        self.box(x - apart + size - 0.01, y - 0.012, x + apart - size + 0.01, y + 0.004, frame)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import stat
 import sys
@@ -22,27 +23,13 @@ from sources.image_file import TooShallow, decode, extensions
 VERSION = 3  # of the cache; changes whenever `decode` makes other pixels
 QUIET = 1  # seconds of decoding before its progress is shown
 
-# What systems leave in folders, in lower case. Names with a dot in front are left out anyway.
-_LEFT_BEHIND = {
-    "@eadir",
-    "@recycle",
-    "@recently-snapshot",
-    "@tmp",
-    "#recycle",
-    "#snapshot",
-    "__macosx",
-    "lost+found",
-    "$recycle.bin",
-}
-_LEFT_BEHIND |= {
-    "recycler",
-    "found.000",
-    "system volume information",
-    "temporary items",
-    "thumbs",
-    "thumbs.db",
-    "desktop.ini",
-}
+# What systems leave in folders, and hidden files.
+_LEFT_BEHIND = re.compile(
+    r"\..*|@(eadir|recycle|recently-snapshot|tmp|syno.*|transcode)|[#~](recycle|snapshot)|\$(recycle\.bin|extend)"
+    r"|(?-i:RECYCLE[RD])|system volume information|found\.\d+|lost(\.dir|\+found)|network trash folder|temporary items"
+    r"|thevolumesettingsfolder|icon\r|__(macosx|pycache__)|(eh)?thumbs(_vista)?(\.db)?|desktop\.ini",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 class _File(NamedTuple):
@@ -116,8 +103,8 @@ def _classes(root: str, files: list[_File]) -> tuple[np.ndarray | None, list[str
     more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
     print(f"classes: {', '.join(classes[:20])}{more}")
     if all(file.name.count(os.sep) > 1 for file in files):
-        deeper = printable(os.path.join(root, str(names[0])))
-        print(f"every class holds only folders; if those are the classes, use --data-dir {deeper}", file=sys.stderr)
+        largest = printable(os.path.join(root, str(names[np.bincount(labels).argmax()])))
+        print(f"every class holds only folders; if those are the classes, use --data-dir {largest}", file=sys.stderr)
     return labels.astype(np.int64), classes
 
 
@@ -140,19 +127,22 @@ def _files_under(root: str, out: str | os.PathLike | None) -> tuple[list[_File],
     def fail(error: OSError) -> None:
         raise error
 
-    files, others, seen = [], Counter(), set()
+    def identity(folder: str | os.PathLike) -> tuple[int, int]:
+        status = os.stat(folder)
+        return status.st_dev, status.st_ino
+
+    files, others = [], Counter()
+    seen = {identity(out)} if out is not None and os.path.exists(out) else set()
     try:
         for folder, subfolders, names in os.walk(root, followlinks=True, onerror=fail):
-            status = os.stat(folder)
-            is_run = not {"run.json", ".lock"}.isdisjoint(names) or (
-                out is not None and os.path.exists(out) and os.path.samestat(status, os.stat(out))
-            )
-            if is_run and folder == root:
-                raise InputError(f"{printable(root)} is the folder of a run; --data-dir is a folder with only images")
-            if is_run or (status.st_dev, status.st_ino) in seen:
+            if identity(folder) in seen or not {"run.json", ".lock"}.isdisjoint(names):
+                if folder == root:
+                    raise InputError(
+                        f"{printable(root)} is the folder of a run; name a folder of images with --data-dir"
+                    )
                 subfolders.clear()
                 continue
-            seen.add((status.st_dev, status.st_ino))
+            seen.add(identity(folder))
             subfolders[:] = sorted(_visible(subfolders))
             for name in _visible(names):
                 ending = os.path.splitext(name)[1].lower()
@@ -168,8 +158,8 @@ def _files_under(root: str, out: str | os.PathLike | None) -> tuple[list[_File],
     return sorted(filter(None, files)), f"{', '.join(counts)} (no endings of images)" if counts else ""
 
 
-def _visible(names: Iterable[str]) -> Iterator[str]:
-    return (name for name in names if not name.startswith(".") and name.lower() not in _LEFT_BEHIND)
+def _visible(names: list[str]) -> list[str]:
+    return [name for name in names if not _LEFT_BEHIND.fullmatch(name)]
 
 
 def _file(root: str, path: str) -> _File | None:
@@ -194,6 +184,8 @@ def _cached(
     if _is_current(old, root, files, shape):
         return old
     rows, depth = {file: row for row, file in enumerate(old.files)}, old.depth
+    if depth > 8 and not rows.keys() <= set(files):  # what needed that depth may be gone
+        rows, depth = {}, 8
     with workshop(path.parent) as beside:
         needed, free = len(files) * math.prod(shape), shutil.disk_usage(beside).free
         if needed > free:
@@ -245,9 +237,9 @@ def _read(path: Path, shape: Shape) -> _Cache | None:
 
 def _mapped(file: BinaryIO, count: int, shape: Shape) -> np.ndarray:
     """The first `count` images in a file, read when they are used."""
-    return (
-        np.asarray(np.memmap(file, np.uint8, "r", shape=(count, *shape))) if count else np.empty((0, *shape), np.uint8)
-    )
+    if not count:
+        return np.empty((0, *shape), np.uint8)
+    return np.asarray(np.memmap(file, np.uint8, "r", shape=(count, *shape)))
 
 
 def _is_current(cache: _Cache, root: str, files: list[_File], shape: Shape) -> bool:

@@ -26,8 +26,16 @@ def load(data_dir: str | os.PathLike | None, split: str) -> Dataset:
     if data_dir is None:
         return official.find("mnist", lambda place: load(place, split), _download)
     path = Path(data_dir, "mnist.npz")
-    images_file = None if os.path.exists(path) else _idx_file(Path(data_dir), split)
-    images, labels = _idx_pair(images_file) if images_file else _npz(path, split)
+    if os.path.exists(path):
+        images, labels = _npz(path, split)
+    elif images_file := _idx_file(Path(data_dir), split):
+        images, labels = _idx_pair(images_file)
+    else:
+        prefix = "train" if split == "train" else "t10k"
+        raise InputError(
+            f"{printable(str(data_dir))} has neither mnist.npz nor {prefix}-images-idx3-ubyte, with or without .gz; "
+            "check --data-dir"
+        )
     return Dataset("mnist", images[..., np.newaxis], labels.astype(np.int64), [str(digit) for digit in range(10)])
 
 
@@ -51,19 +59,20 @@ def _npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _idx_file(data_dir: Path, split: str) -> Path | None:
     """The idx file with the images of a split."""
-    prefix = r"train" if split == "train" else r"(t10k|test)"
+    prefix = "train" if split == "train" else "(t10k|test)"
     pattern = re.compile(rf"((emnist-)?(digits|mnist)-)?{prefix}-images[-.]idx3-ubyte(\.gz)?")
     for folder in (data_dir, data_dir / "raw", data_dir / "MNIST" / "raw"):
-        if found := sorted(path for path in folder.glob("*idx3-ubyte*") if pattern.fullmatch(path.name)):
-            return found[0]
+        for path in sorted(folder.glob("*idx3-ubyte*")):
+            if pattern.fullmatch(path.name) and path.is_file():  # Kaggle's archive has folders of these names as well
+                return path
     return None
 
 
 def _idx_pair(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Images (n, height, width) and labels (n,), uint8, from the idx file `path` and its neighbour with the labels."""
     base = path.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
-    packed = path.with_name(f"{base}.gz")
-    images, labels = _idx(path, 3), _idx(packed if packed.exists() else path.with_name(base), 1)
+    unpacked, packed = path.with_name(base), path.with_name(f"{base}.gz")
+    images, labels = _idx(path, 3), _idx(unpacked if unpacked.is_file() or not packed.is_file() else packed, 1)
     if len(images) != len(labels) or labels.max(initial=0) > 9 or not images.size:
         reason = f"{len(images)} images, {len(labels)} labels up to {labels.max(initial=0)}"
         raise InputError(f"{printable(str(path))} and its labels do not fit ({reason}); classes are 0 to 9")
@@ -74,15 +83,14 @@ def _idx_pair(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _idx(path: Path, dimensions: int) -> np.ndarray:
     """The uint8 array in an idx file, as http://yann.lecun.com/exdb/mnist describes it: two zeros, 8 for unsigned
-    bytes, the number of dimensions, each of them as a big-endian int32, the values."""
+    bytes, the number of dimensions, each of them as a big-endian int32, the values. It may be packed by gzip."""
+    file = io.BytesIO(official.content(path, 2**30))
     try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            start = file.read(4)
-            shape = np.frombuffer(file.read(4 * dimensions), ">u4").tolist()
-            if start != bytes((0, 0, 8, dimensions)) or len(shape) != dimensions or math.prod(shape) > 2**30:
-                raise ValueError("it has another header")
-            values = file.read(math.prod(shape) + 1)
-        return np.frombuffer(values, np.uint8).reshape(shape)
+        if file.getvalue()[:2] == b"\x1f\x8b":  # not by its name: browsers unpack files and leave the .gz
+            file = gzip.GzipFile(fileobj=file)
+        start, shape = file.read(4), np.frombuffer(file.read(4 * dimensions), ">u4").tolist()
+        if start != bytes((0, 0, 8, dimensions)) or len(shape) != dimensions or math.prod(shape) > 2**30:
+            raise ValueError("it has another header")
+        return np.frombuffer(file.read(math.prod(shape) + 1), np.uint8).reshape(shape)
     except Exception as error:  # gzip, zlib and NumPy have no common exception
-        reason = printable(getattr(error, "strerror", None) or str(error))
-        raise InputError(f"{printable(str(path))} is not an idx file that can be read: {reason}") from error
+        raise InputError(f"{printable(str(path))} is not an idx file: {printable(str(error))}") from error

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import stat
 import urllib.request
 from collections.abc import Callable
@@ -47,8 +48,7 @@ def fetch(path: Path, origin: str, file_hash: str) -> None:
     print(f"downloading {origin}")
     with workshop(path.parent) as beside:
         with urllib.request.urlopen(origin, timeout=60) as response, open(beside / path.name, "wb") as file:
-            while block := response.read(1 << 20):
-                file.write(block)
+            shutil.copyfileobj(response, file)
         if _sha256(beside / path.name) != file_hash:
             raise ValueError("the hash does not match that of the official file")
         os.replace(beside / path.name, path)

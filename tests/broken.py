@@ -17,6 +17,13 @@ RGB32 = (32, 32, 3)
 posix = pytest.mark.skipif(os.name != "posix", reason="links, pipes and permissions are those of POSIX")
 
 
+class Runs:
+    """Touches /tmp/ran when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("touch /tmp/ran",)
+
+
 def refused(*words, **arguments):
     """Check that `data.load` refuses `arguments` with one printable line that has `words`."""
     with pytest.raises(InputError) as caught:

@@ -6,80 +6,43 @@ import pytest
 from conftest import bad_input
 from PIL import Image
 
-CIFAR = "cifar-10-batches-py"
-
-TINY = ("--model", "tiny", "--batch-size", "2", "--steps", "2", "--out", "run")
-FROM_DATA = (*TINY, "--data-dir", "data")
+BATCH = "cifar-10-batches-py/data_batch_1"
+TINY = ("--model", "tiny", "--batch-size", "2", "--sample-every", "1")
 
 
 @pytest.fixture
 def folder(tmp_path):
+    """A folder "data" with three images."""
     (tmp_path / "data").mkdir()
+    for i in range(3):
+        Image.new("RGB", (8, 8), "red").save(tmp_path / "data" / f"{i}.png")
     return tmp_path / "data"
 
 
-@pytest.fixture
-def refused(dcgan, tmp_path):
-    """Run the command, which must refuse its data in one line and leave the disk as it was; returns the line."""
-
-    def everything():
-        paths = (path for path in tmp_path.rglob("*") if tmp_path / "cache" not in [path, *path.parents])
-        return {path: path.stat().st_mtime_ns for path in paths}
-
-    def run(*arguments):
-        before = everything()
-        line = bad_input(dcgan(*arguments))
-        assert everything().keys() == before.keys() and not os.path.exists("/tmp/ran")  # the cache keeps its work
-        assert line.startswith("error: ") and line.strip().isprintable()
-        return line
-
-    return run
-
-
-def save(path, size=(8, 8)):
-    Image.new("RGB", size, "red").save(path)
-
-
-def a_broken_batch(folder):
-    (folder / CIFAR).mkdir()
-    (folder / CIFAR / "data_batch_1").write_bytes(b"\x80\x02cposix\nsystem\nU\x0etouch /tmp/ran\x85R.")
-
-
-def a_broken_archive(folder):
-    (folder / "mnist.npz").write_bytes(b"<html>404</html>")
-
-
-def a_broken_picture(folder):
-    save(folder / "1.png")
-    save(folder / "2.png")
-    (folder / "3.png").write_bytes(b"<html>404</html>")
-
-
-def no_such_folder(folder):
-    folder.rmdir()
-
-
 @pytest.mark.parametrize(
-    ("dataset", "make", "words"),
+    ("dataset", "name", "content", "words"),
     [
-        ("cifar10", a_broken_batch, f"{CIFAR}/data_batch_1 is not a CIFAR-10 batch: it names posix.system"),
-        ("mnist", a_broken_archive, "mnist.npz is not an MNIST archive"),
-        ("folder", a_broken_picture, "3.png cannot be read: "),
-        ("folder", no_such_folder, "check --data-dir"),
+        ("cifar10", BATCH, b"\x80\x02cposix\nsystem\nU\x0etouch /tmp/ran\x85R.", f"{BATCH} is not a CIFAR-10 batch"),
+        ("mnist", "mnist.npz", b"<html>404</html>", "mnist.npz is not an MNIST archive"),
+        ("folder", "3.png", b"<html>404</html>", "3.png cannot be read: "),
     ],
 )
-def test_broken_data(dataset, make, words, folder, refused):
-    make(folder)
-    assert words in refused("--dataset", dataset, *FROM_DATA)
+def test_broken_data(dataset, name, content, words, folder, dcgan, tmp_path):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(content)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    line = bad_input(dcgan("--dataset", dataset, "--data-dir", "data", *TINY, "--steps", 2))
+    assert line.startswith("error: ") and words in line and line.strip().isprintable()
+    after = (path for path in tmp_path.rglob("*") if tmp_path / "cache" not in [path, *path.parents])  # keeps its work
+    assert {path: path.stat().st_mtime_ns for path in after} == before and not os.path.exists("/tmp/ran")
 
 
-def test_skip_bad_trains_on_the_good_ones_and_lists_the_others(folder, dcgan, tmp_path):
-    for i in range(3):
-        save(folder / f"{i}.png")
-    for name in ("empty.png", "text.jpg"):
-        (folder / name).write_bytes(b"" if name == "empty.png" else b"<html>404</html>")
-    result = dcgan("--dataset", "folder", *FROM_DATA, "--skip-bad")
-    assert result.returncode == 0 and (tmp_path / "run" / "checkpoint_000002.index").exists()
-    assert [line.split(":")[0] for line in result.stderr.splitlines()] == [
-        f"skipped {folder / name}" for name in ("empty.png", "text.jpg")
-    ]
+def test_a_run_in_the_folder_of_its_images_skips_bad_ones_and_is_resumed(folder, dcgan, tmp_path):
+    (folder / "empty.png").touch()
+    (folder / "text.jpg").write_bytes(b"<html>404</html>")
+    for steps in (1, 2):  # the second time beside the samples of the first
+        result = dcgan("--dataset", "folder", "--data-dir", ".", "--skip-bad", *TINY, "--steps", steps)
+        assert result.returncode == 0, result.stderr
+        assert (tmp_path / "samples" / "folder" / f"step_{steps:06d}.png").exists()
+        skipped = [line.split(":")[0] for line in result.stderr.splitlines() if line.startswith("skipped")]
+        assert skipped == [f"skipped {folder / name}" for name in ("empty.png", "text.jpg")]

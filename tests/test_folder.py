@@ -97,9 +97,8 @@ def test_16_bits_are_scaled_and_not_clipped(mode, format):
     assert (decoded(image, format) == 128).all()
 
 
-@pytest.mark.parametrize("value, expected", [(0.5, 128), (1, 255)])
-def test_floats_from_0_to_1_are_read(value, expected):
-    assert (decoded(Image.new("F", (4, 4), value), "TIFF") == expected).all()
+def test_floats_from_0_to_1_are_read():
+    assert [decoded(Image.new("F", (4, 4), value), "TIFF").max() for value in (0, 0.5, 1)] == [0, 128, 255]
 
 
 @pytest.mark.parametrize("mode, value", [("F", 300.0), ("F", -1.0), ("F", float("nan")), ("I", 70_000), ("I", -1)])
@@ -124,15 +123,11 @@ def test_what_is_transparent_is_white(channels, white):
         assert (decode(io.BytesIO(content), shape) == white).all()
 
 
-def test_cmyk_is_read_as_rgb():
-    pixels = decoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=95)
-    assert np.abs(pixels.astype(int) - (255, 0, 0)).max() < 8
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P", "YCbCr", "RGB"])
-def test_white_is_white_in_every_mode(mode):
-    image = Image.new("RGB", (16, 16), "white").convert(mode)
-    assert (decoded(image, "JPEG" if mode == "YCbCr" else "PNG") >= 254).all()
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "YCbCr", "CMYK"])
+def test_colours_are_right_in_every_mode(mode):
+    image = Image.new("RGB", (16, 16), "white" if mode in "1L" else "red").convert(mode)
+    pixels = decoded(image, "JPEG" if mode in ("YCbCr", "CMYK") else "PNG")
+    assert np.abs(pixels.astype(int) - (255 if mode in "1L" else (255, 0, 0))).max() < 8
 
 
 def test_the_first_frame_of_an_animation_counts():
@@ -163,30 +158,28 @@ def test_an_image_of_one_pixel_is_an_image(size):
     assert (decoded(Image.new("RGB", size, "red")) == (255, 0, 0)).all()
 
 
+def chunk(name, content, crc=None):
+    crc = zlib.crc32(name + content) if crc is None else crc
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", crc)
+
+
+def png(values, size=None, *others):
+    """A PNG of 16 bits per channel, which Pillow does not write in colour: (height, width, channels)."""
+    height, width, channels = values.shape
+    header = struct.pack(">IIBBBBB", *(size or (width, height)), 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = chunk(b"IHDR", header), *others, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
 def png_of(width, height):
     """A small PNG that claims to be of a giant size."""
-    content = bytearray(encoded(Image.new("L", (1, 1)), "PNG"))
-    content[16:24] = struct.pack(">II", width, height)
-    content[29:33] = struct.pack(">I", zlib.crc32(bytes(content[12:29])))
-    return bytes(content)
+    return png(np.zeros((1, 1, 1)), (width, height))
 
 
 def icon_of(png):
     """An icon that claims 16x16 and holds `png`."""
     return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(png), 22) + png
-
-
-def png(values, **chunks):
-    """A PNG of 16 bits per channel, which Pillow does not write in colour: (height, width, channels)."""
-
-    def chunk(name, content):
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    height, width, channels = values.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    parts = {"IHDR": header, **chunks, "IDAT": zlib.compress(rows), "IEND": b""}
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name.encode(), content) for name, content in parts.items())
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -208,26 +201,41 @@ def test_images_of_10_or_12_bits_in_16_are_scaled_by_the_depth_that_all_of_them_
     assert (f"scaled as {bits}-bit" in capsys.readouterr().out) == (bits in (10, 12, 14))
 
 
-def test_a_deeper_image_that_is_added_changes_how_the_others_are_scaled(folder, load_folder):
+def test_a_deeper_image_that_comes_or_goes_changes_how_the_others_are_scaled(folder, load_folder):
     (folder / "1.png").write_bytes(png(np.full((8, 8, 1), 4095)))
     assert (load_folder().images == 255).all()
     (folder / "2.png").write_bytes(png(np.full((8, 8, 1), 65535)))
     assert load_folder().images[:, 4, 4, 0].tolist() == [16, 255]
-
-
-def test_colours_of_12_bits_in_a_tiff_are_scaled(folder, load_folder):
-    for i, order in enumerate(("<", ">")):
-        tags = [(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 3, 122), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 128)]
-        tags += [(277, 3, 1, 3), (278, 3, 1, 8), (279, 4, 1, 384)]
-        entries = b"".join(
-            struct.pack(f"{order}HHI" + ("I" if kind == 4 or count > 1 else "HH"), tag, kind, count, value, *zero)
-            for tag, kind, count, value in tags
-            for zero in [[] if kind == 4 or count > 1 else [0]]
-        )
-        content = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, 9) + entries + bytes(4)
-        content += struct.pack(f"{order}HHH", 16, 16, 16) + np.full((8, 8, 3), 4095).astype(f"{order}u2").tobytes()
-        (folder / f"{i}.tif").write_bytes(content)
+    (folder / "2.png").unlink()
     assert (load_folder().images == 255).all()
+
+
+def tiff(values, order, packed):
+    """A TIFF of 16 bits per channel, which Pillow does not write in colour: (height, width, 3)."""
+    pixels = values.astype(f"{order}u2").tobytes()
+    pixels = zlib.compress(pixels) if packed else pixels
+    height, width, _ = values.shape
+    tags = {256: width, 257: height, 258: 122, 259: 8 if packed else 1, 262: 2, 273: 128, 277: 3, 278: height}
+    tags[279] = len(pixels)
+    entries = [struct.pack(f"{order}HHII", tag, *((3, 3) if tag == 258 else (4, 1)), tags[tag]) for tag in tags]
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags))
+    return head + b"".join(entries) + bytes(4) + struct.pack(f"{order}3H", 16, 16, 16) + pixels
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_colours_of_12_bits_in_a_tiff_are_scaled(packed, folder, load_folder):
+    for i, order in enumerate("<>"):
+        (folder / f"{i}.tif").write_bytes(tiff(np.full((8, 8, 3), (4095, 2048, 0)), order, packed))
+    assert (load_folder().images == (255, 128, 0)).all()
+
+
+UPSIDE_DOWN = Image.new("L", (128, 64))
+UPSIDE_DOWN.paste(255, (0, 0, 64, 64))
+
+
+def is_turned(content):
+    pixels = decode(io.BytesIO(content), (32, 64, 1))
+    return pixels[:, :28].max() < 64 and pixels[:, 36:].min() > 192
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
@@ -241,36 +249,56 @@ def test_colours_of_12_bits_in_a_tiff_are_scaled(folder, load_folder):
     ],
 )
 def test_an_exif_tag_of_a_wrong_type_does_not_matter_and_the_orientation_is_followed(tag, kind, value, format):
-    upright = Image.new("L", (128, 64))
-    upright.paste(255, (0, 0, 64, 64))
     entries = struct.pack("<HHI4s", tag, kind, 4 if kind == 2 else 1, value) + struct.pack("<HHIHH", 0x0112, 3, 1, 3, 0)
-    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4)  # 3: it is upside down
-    pixels = decoded(upright, format, (32, 64, 1), exif=exif)
-    assert pixels[:, :28].max() < 64 and pixels[:, 36:].min() > 192
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4)
+    assert is_turned(encoded(UPSIDE_DOWN, format, exif=exif))
+
+
+BAD_EXIF = [b"", b"Exif\0\0II*\0", b"Exif\0\0II*\0" + b"\xff" * 40, b"Exif\0\0" + b"A" * 60_000]
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_exif_data_that_cannot_be_read_do_not_matter(format):
-    content = encoded(Image.new("RGB", (64, 64), "red"), format, exif=b"Exif\0\0II*\0" + b"\xff" * 40)
-    assert np.abs(decode(io.BytesIO(content), RGB32).astype(int) - (255, 0, 0)).max() < 8
+@pytest.mark.parametrize("options", [{"icc_profile": bytes(2_000_000)}, *({"exif": exif} for exif in BAD_EXIF)])
+def test_exif_data_or_a_colour_profile_that_cannot_be_read_do_not_matter(options, format):
+    pixels = decoded(Image.new("RGB", (64, 64), "red"), format, **options)
+    assert np.abs(pixels.astype(int) - (255, 0, 0)).max() < 8
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_a_colour_profile_of_2_mb_does_not_matter(format):
-    content = encoded(Image.new("RGB", (64, 64), "red"), format, icc_profile=bytes(2_000_000))
-    assert np.abs(decode(io.BytesIO(content), RGB32).astype(int) - (255, 0, 0)).max() < 8
+def segment(marker, content):
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+HUGE = zlib.compress(bytes(80_000_000))
+METADATA = {  # of a PNG or a JPEG file
+    "a profile of 2 MB": chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2_000_000))),
+    "an empty profile": chunk(b"iCCP", b""),
+    "a packed text of 80 MB": chunk(b"iTXt", b"a\0\1\0\0\0" + HUGE) + chunk(b"zTXt", b"a\0\0" + HUGE),
+    "a text packed by no method": chunk(b"zTXt", b"a\0\x09text"),
+    "a text of a wrong CRC": chunk(b"tEXt", b"a\0text", crc=1),
+    "short numbers": chunk(b"gAMA", b"1") + chunk(b"cHRM", b"1") + chunk(b"sRGB", b"") + chunk(b"pHYs", b"1"),
+    "half an animation": chunk(b"acTL", b"1") + chunk(b"fcTL", bytes(26)),
+    "EXIF data of a wrong CRC": chunk(b"eXIf", b"II*\0", crc=1),
+    "half a profile": segment(0xE2, b"ICC_PROFILE\0\2\1half"),
+    "a short profile": segment(0xE2, b"ICC_PROFILE\0"),
+    "short JFIF": segment(0xE0, b"JFIF"),
+    "short Adobe": segment(0xEE, b"Adobe"),
+    "a short index of pictures": segment(0xE2, b"MPF\0II*\0\x08\0\0\0" + b"\xff" * 20),
+}
+
+
+@pytest.mark.parametrize("metadata", METADATA.values(), ids=METADATA)
+def test_metadata_that_are_wrong_or_huge_do_not_matter_and_the_orientation_is_followed(metadata):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    format, at = ("JPEG", 2) if metadata[0] == 0xFF else ("PNG", 33)  # behind the header
+    content = encoded(UPSIDE_DOWN, format, exif=exif)
+    assert is_turned(content[:at] + metadata + content[at:])
 
 
 def test_a_photo_of_200_megapixels_is_read_and_as_little_of_it_as_needed():
     content = encoded(Image.new("L", (16_320, 12_240), 200), "JPEG", quality=30)
     with memory_within(300e6):
         assert np.abs(decode(io.BytesIO(content), RGB32) - 200.0).max() <= 1
-
-
-def test_an_mpo_is_read_as_its_first_image(folder, load_folder):
-    right = Image.new("RGB", (40, 40), "blue")
-    save(folder / "1.mpo", "red", (40, 40), format="MPO", save_all=True, append_images=[right])
-    assert np.abs(load_folder().images[0].astype(int) - (254, 0, 0)).max() < 8
 
 
 @functools.cache
@@ -316,17 +344,19 @@ def test_a_broken_image_is_refused_or_skipped(
 
 
 def test_a_folder_of_images(folder, load_folder, capsys):
-    colours = {"a.png": "red", "b.JPG": "lime", "c.bmp": "blue"}
+    colours = {"a.png": "red", "b.JPG": "lime", "c.bmp": "blue", "d.Jfif": "red", "e.mpo": "lime", "f.TIF": "blue"}
+    right = {"save_all": True, "append_images": [Image.new("RGB", (40, 30), "white")]}  # of a pair for both eyes
     for name, colour in colours.items():
-        save(folder / name, colour)
+        save(folder / name, colour, **(right if name.endswith("mpo") else {}))
     (folder / "._a.png").write_text("hidden")
     save(folder / ".hidden" / "d.png")
     dataset = load_folder()
     assert dataset.name == "folder" and dataset.labels is None and dataset.classes == []
-    assert dataset.images.shape == (3, *RGB32) and dataset.images.dtype == np.uint8
-    assert np.abs(dataset.images[:, 16, 16].astype(int) - [(255, 0, 0), (0, 255, 0), (0, 0, 255)]).max() < 4
-    images, labels = next(data.batches(dataset, 3, (-0.5, 0.5), seed=0))
-    assert images.shape == (3, *RGB32) and labels is None
+    assert dataset.images.shape == (6, *RGB32) and dataset.images.dtype == np.uint8
+    expected = [(255, 0, 0), (0, 255, 0), (0, 0, 255)] * 2
+    assert np.abs(dataset.images[:, 16, 16].astype(int) - expected).max() < 4
+    images, labels = next(data.batches(dataset, 6, (-0.5, 0.5), seed=0))
+    assert images.shape == (6, *RGB32) and labels is None
     assert capsys.readouterr() == ("", "")
 
 
@@ -346,26 +376,27 @@ def test_what_is_no_image_by_its_ending_is_counted_in_one_line(folder, load_fold
     assert "15 in all" in capsys.readouterr().err
 
 
-LEFT_BEHIND = ["@eaDir", "__MACOSX", ".Trash-1000", "lost+found", "$RECYCLE.BIN", ".ipynb_checkpoints", "Thumbs"]
+LEFT_BEHIND = "@eaDir __MACOSX .Trash-1000 lost+found $RECYCLE.BIN .ipynb_checkpoints Thumbs __pycache__ .DS_Store .git"
+LEFT_BEHIND += " RECYCLER #recycle #snapshot @SynoResource FOUND.001 LOST.DIR .AppleDouble ehthumbs.db desktop.ini"
 
 
 def test_what_systems_leave_behind_is_no_class(folder, load_folder, capsys):
-    for name in ("dogs", "cats", *LEFT_BEHIND):
+    kept = ["#1", "@home", "cats", "found", "lost", "recycled"]  # names of classes
+    for name in (*kept, *LEFT_BEHIND.split(), "System Volume Information", "Network Trash Folder", "Icon\r"):
         save(folder / name / "1.png")
-        save(folder / "dogs" / name / "1.png")
+        save(folder / "cats" / name / "1.png")
     dataset = load_folder()
-    assert dataset.classes == ["cats", "dogs"] and len(dataset.images) == 4  # two in dogs/cats and dogs/dogs
-    assert capsys.readouterr() == ("classes: cats, dogs\n", "")
+    assert dataset.classes == kept and len(dataset.images) == 2 * len(kept)
+    assert capsys.readouterr() == (f"classes: {', '.join(kept)}\n", "")
 
 
 def test_a_folder_one_level_too_high_is_noticed(folder, load_folder, capsys):
-    for split in ("train", "test"):
-        for kind in ("cats", "dogs"):
-            save(folder / split / kind / "1.png")
+    for name in ("train/cats/1", "train/cats/2", "train/dogs/1", "test/cats/1"):
+        save(folder / f"{name}.png")
     assert load_folder().classes == ["test", "train"]
     shown = capsys.readouterr()
     assert shown.out == "classes: test, train\n"
-    assert shown.err.startswith("every class holds only folders; ") and f"--data-dir {folder / 'test'}" in shown.err
+    assert shown.err.startswith("every class holds only folders; ") and f"--data-dir {folder / 'train'}" in shown.err
     save(folder / "train" / "1.png")
     load_folder()
     assert capsys.readouterr().err == ""
@@ -408,10 +439,10 @@ def test_subfolders_are_classes(folder, load_folder):
 
 def test_labels_stay_with_their_images_when_others_are_skipped(folder, load_folder):
     save(folder / "a" / "1.png", "red")
-    (folder / "a" / "2.png").touch()
-    (folder / "b").mkdir()
-    (folder / "b" / "1.png").touch()
     save(folder / "c" / "1.png", "blue")
+    (folder / "b").mkdir()
+    for bad in ("a/2.png", "b/1.png", "stray.png"):  # which takes no labels away
+        (folder / bad).touch()
     dataset = load_folder(skip_bad=True)
     assert dataset.classes == ["a", "c"] and dataset.labels.tolist() == [0, 1]
     assert dataset.images[:, 16, 16, 0].tolist() == [255, 0]
@@ -431,12 +462,6 @@ def test_an_image_beside_the_class_folders_is_reported_or_refused(folder, load_f
     (folder / "1.png").rename(folder / "dogs" / "2.png")
     assert load_folder(labelled=True).classes == ["dogs"]
     assert capsys.readouterr().err == ""
-
-
-def test_a_stray_image_that_is_skipped_takes_no_labels_away(folder, load_folder):
-    save(folder / "dogs" / "1.png")
-    (folder / "1.png").touch()
-    assert load_folder(skip_bad=True).classes == ["dogs"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux'")
@@ -495,23 +520,6 @@ def test_a_link_that_leads_nowhere_is_a_bad_image(folder, load_folder, refuse_fo
     assert len(load_folder(skip_bad=True).images) == 1
 
 
-def no_folder(path):
-    path.rmdir()
-
-
-def an_empty_folder(path):
-    pass
-
-
-def only_other_files(path):
-    (path / "notes.txt").touch()
-
-
-def only_bad_images(path):
-    (path / "1.png").touch()
-    (path / "2.png").touch()
-
-
 def a_file(path):
     path.rmdir()
     save(path.with_suffix(".png")).rename(path)
@@ -519,64 +527,35 @@ def a_file(path):
 
 @pytest.mark.parametrize("skip_bad", [False, True])
 @pytest.mark.parametrize(
-    "make, reason",
+    ("make", "reason"),
     [
-        (no_folder, "check --data-dir"),
-        (an_empty_folder, "has no images"),
-        (only_other_files, "has no images"),
-        (only_bad_images, "1.png (and 1 more) cannot be read"),
+        (lambda path: path.rmdir(), "check --data-dir"),
         (a_file, "check --data-dir"),
+        (lambda path: None, "has no images"),
+        (lambda path: (path / "notes.txt").touch(), "has no images"),
+        (lambda path: [(path / name).touch() for name in ("1.png", "2.png")], "1.png (and 1 more) cannot be read"),
     ],
 )
-def test_a_folder_without_good_images_is_refused(make, reason, skip_bad, folder, cache, refuse_folder):
+def test_a_folder_without_good_images_is_refused(make, reason, skip_bad, folder, refuse_folder):
     make(folder)
     refuse_folder(str(folder), reason, skip_bad=skip_bad)
-
-
-def test_a_folder_needs_a_name():
-    refused("--data-dir", name="folder", shape=RGB32)
-
-
-@pytest.fixture
-def unprivileged():
-    """A folder that everybody reaches, and this process without the rights of root."""
-    path = Path(tempfile.mkdtemp())
-    path.chmod(0o777)
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield path
-    finally:
-        if root:
-            os.seteuid(0)
-        for each in path.rglob("*"):
-            each.chmod(0o700)
-        shutil.rmtree(path)
-
-
-def remove(path):
-    path.unlink()
-
-
-def replace(path):
-    save(path, "blue", (7, 7))
-
-
-def touch(path):
-    os.utime(path, ns=(1, 1))
 
 
 def empty(path):
     path.write_bytes(b"")
 
 
-def add(path):
-    save(path.with_name("9.png"))
+CHANGES = {
+    "removed": Path.unlink,
+    "replaced": lambda path: save(path, "blue", (7, 7)),
+    "touched": lambda path: os.utime(path, ns=(1, 1)),
+    "emptied": empty,
+    "added": lambda path: save(path.with_name("9.png")),
+}
 
 
 @pytest.mark.parametrize("skip_bad", [False, True])
-@pytest.mark.parametrize("change", [remove, replace, touch, empty, add])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_folder_that_changes_while_it_is_read_is_refused(change, skip_bad, folder, cache, monkeypatch, refuse_folder):
     for i in range(3):
         save(folder / f"{i}.png")
@@ -675,13 +654,13 @@ def test_an_error_of_the_disk_is_not_remembered(folder, load_folder, refuse_fold
     save(folder / "1.png", "red")
     save(folder / "2.png", "blue")
 
-    def fails(source, real=Image.open, **options):
-        if source.endswith("1.png"):
+    def fails(path, *mode, real=open, **options):
+        if str(path).endswith("1.png"):
             raise OSError(5, "Input/output error")
-        return real(source, **options)
+        return real(path, *mode, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Image, "open", fails)
+        patch.setattr("builtins.open", fails)
         refuse_folder("1.png cannot be read: Input/output error")
         assert len(load_folder(skip_bad=True).images) == 1
     assert load_folder().images[:, 9, 9, 0].tolist() == [255, 0]
@@ -706,27 +685,23 @@ def test_the_cache_is_where_the_system_has_caches_and_private(variable, folder, 
         assert stat.S_IMODE(place.stat().st_mode) == 0o700
 
 
-def cut(path):
-    os.truncate(path, path.stat().st_size - 1)
-
-
-def foreign(path):
-    path.write_bytes(b"no cache" * 20_000)
-
-
-def no_dict(path):
-    path.write_text("[1]")
-
-
 def wrong_rows(path):
     note = json.loads(path.read_text())
     path.write_text(json.dumps({**note, "files": [["1.png", 0]]}))
 
 
-DAMAGES = [(damage, suffix) for damage in (empty, cut, foreign, remove) for suffix in (".images", ".json")]
+DAMAGES = [
+    empty,
+    lambda path: os.truncate(path, path.stat().st_size - 1),
+    lambda path: path.write_bytes(b"no cache" * 20_000),
+    Path.unlink,
+]
+DAMAGES = [(damage, suffix) for damage in DAMAGES for suffix in (".images", ".json")]
 
 
-@pytest.mark.parametrize(("damage", "suffix"), [*DAMAGES, (no_dict, ".json"), (wrong_rows, ".json")])
+@pytest.mark.parametrize(
+    ("damage", "suffix"), [*DAMAGES, (lambda path: path.write_text("[1]"), ".json"), (wrong_rows, ".json")]
+)
 def test_a_damaged_cache_is_made_anew(damage, suffix, folder, cache, load_folder):
     save(folder / "1.png")
     load_folder()
@@ -803,32 +778,24 @@ def test_what_a_killed_run_left_is_cleared_and_what_a_living_one_writes_is_not(f
     assert sorted(path.suffix or path.name for path in left_behind(cache)) == [".images", ".json", ".partial-new"]
 
 
-def test_memory_does_not_grow_with_the_folder(tmp_path):
-    image = tmp_path / "image.bmp"
-    Image.effect_noise((64, 64), 90).convert("RGB").save(image)
-    sizes, peaks = (50, 450), []
-    for size in sizes:
-        folder = tmp_path / str(size)
-        folder.mkdir()
-        for i in range(size):
-            os.link(image, folder / f"{i}.bmp")
-        tracemalloc.start()  # not of the cache's pages, which the system takes back when it wants to
-        dataset = data.load("folder", (64, 64, 3), data_dir=folder, cache_dir=tmp_path / "cache")
-        batches = data.batches(dataset, 50, (-0.5, 0.5), seed=0)
-        for _ in range(data.batches_per_epoch(dataset, 50)):
-            next(batches)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    per_image = (peaks[1] - peaks[0]) / (sizes[1] - sizes[0])
-    assert per_image < 0.15 * 64 * 64 * 3  # bytes: little more than the name
+def test_memory_does_not_grow_with_the_folder(folder, load_folder):
+    save(folder / "0.bmp", "red", (64, 64))
+    for i in range(1, 1000):
+        os.link(folder / "0.bmp", folder / f"{i}.bmp")
+    tracemalloc.start()  # not of the cache's pages, which the system takes back when it wants to
+    for _, batch in zip(range(20), data.batches(load_folder(shape=(64, 64, 3)), 50, (-0.5, 0.5), seed=0), strict=False):
+        assert batch[0].shape == (50, 64, 64, 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10e6  # bytes, for some copies of a batch in floats; all images have 12.3e6
 
 
 @functools.cache
 def small_images():
     noise = Image.effect_noise((9, 9), 90)
     formats = ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO", "ICNS", "PCX", "SGI", "QOI", "DDS"]
-    formats += [name for name in ("JPEG2000", "AVIF") if name in Image.SAVE]  # where Pillow was built with them
-    colour = [encoded(noise.convert("RGB"), name) for name in formats]
+    formats += ["JPEG2000", "AVIF"]
+    colour = [encoded(noise.convert("RGB"), name) for name in formats if name in Image.SAVE]  # as Pillow was built
     return [*colour, encoded(noise.convert("P"), "PNG"), encoded(noise, "GIF"), png_of(9, 9)]
 
 
