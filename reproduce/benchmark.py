@@ -13,7 +13,6 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -21,10 +20,12 @@ import numpy as np
 
 import command
 from command import InputError, RunError
+from reproduce import tables
 from reproduce.ways import METHODS, OF_OTHER_PAIRS, RACES, RATE
 
 ROOT = Path(__file__).resolve().parents[1]
 WARM_UP = 4  # uncounted steps of each method
+LEAST_MEMORY = {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # glibc's for all
 QUIET = 0.5  # the load average of a machine on which nothing else runs
 
 # The floor.
@@ -37,8 +38,7 @@ def multiply_adds(model) -> list[int]:
     """
     counts = []
     for layer in model.layers:
-        kernel = getattr(layer, "kernel", None)
-        if kernel is None:
+        if not hasattr(layer, "kernel"):
             continue
         kind = {base.__name__ for base in type(layer).__mro__}
         if "Conv2DTranspose" in kind:  # every pixel of the input meets the whole kernel
@@ -49,7 +49,7 @@ def multiply_adds(model) -> list[int]:
             pixels = layer.output_shape[1:-1]
         else:
             raise InputError(f"the multiply-adds of {layer.name}, a {type(layer).__name__}, are not known")
-        counts.append(math.prod(kernel.shape) * math.prod(pixels))
+        counts.append(math.prod(layer.kernel.shape) * math.prod(pixels))
     return counts
 
 
@@ -71,15 +71,22 @@ def flop_of_step(pair: str, batch_size: int) -> int:
 
 
 class Worker:
-    """A process with one method in it. `first` is its first answer."""
+    """One method in a process of its own. `first` is the process's first answer."""
 
     def __init__(self, name: str, pair: str, batch_size: int):
-        self.name = name
+        self.name, self.pair, self.batch_size = name, pair, batch_size
+        self.start()
+
+    def start(self) -> None:
         others = ("TF_USE_LEGACY_KERAS", "KERAS_BACKEND", "TF_CONFIG")
+        environment = {name: value for name, value in os.environ.items() if name not in others}
+        if RACES[self.pair].one_at_a_time:
+            environment |= LEAST_MEMORY
+        options = ["--pair", self.pair, "--batch-size", str(self.batch_size)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "reproduce.ways", name, "--pair", pair, "--batch-size", str(batch_size)],
+            [sys.executable, "-m", "reproduce.ways", self.name, *options],
             cwd=ROOT,
-            env={name: value for name, value in os.environ.items() if name not in others},
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -94,32 +101,44 @@ class Worker:
         return json.loads(line)
 
     def run(self, steps: int) -> float:
-        """Seconds per step."""
+        """Seconds per step, or per floating-point operation of `RATE`."""
         print(steps, file=self.process.stdin, flush=True)
-        return self.answer() / steps
+        return self.answer() / steps / (self.first["flop"] or 1)
+
+    def run_anew(self, steps: int) -> float:
+        """Seconds as of `run`, in a process that lives only for these steps and those before its first answer."""
+        self.start()
+        if "unavailable" in self.first:
+            raise RunError(f"{self.name} does not run any more: {self.first['unavailable']}")
+        seconds = self.run(steps)
+        self.close()
+        return seconds
 
     def close(self) -> None:
         self.process.communicate()  # closes stdin, which ends it
 
 
-def take_turns(workers: list[Worker], steps: int, rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Seconds per step of each worker by round: `rounds` of them, or as many more as fit into `seconds`.
+def take_turns(
+    workers: list[Worker], one_at_a_time: bool, steps: int, rounds: int, seconds: float
+) -> dict[str, list[float]]:
+    """What `Worker.run` returns, of each worker by round: `rounds` of them, or as many more as fit into `seconds`.
 
     Every other round is in reverse order, so that no method always follows the same one.
     """
-    for worker in workers:
+    for worker in [] if one_at_a_time else workers:
         worker.run(WARM_UP)
     times = {worker.name: [] for worker in workers}
     until = time.perf_counter() + seconds
     while len(times[RATE]) < rounds or time.perf_counter() < until:
         for worker in workers[::-1] if len(times[RATE]) % 2 else workers:
-            times[worker.name].append(worker.run(steps))
+            times[worker.name].append(worker.run_anew(steps) if one_at_a_time else worker.run(steps))
     return times
 
 
 def race(names: list[str], pair: str, batch_size: int, steps: int, rounds: int, seconds: float) -> dict:
     """One batch size's part of the report: results, floor, and why other methods did not run."""
     workers, unavailable = [], {}
+    one_at_a_time = RACES[pair].one_at_a_time
     try:
         for name in [*names, RATE]:
             print(f"starting: {name}, batch {batch_size}", file=sys.stderr)
@@ -134,43 +153,39 @@ def race(names: list[str], pair: str, batch_size: int, steps: int, rounds: int, 
                     raise RunError(f"{name} does not run: {reason}")
                 unavailable[name] = reason
                 print(f"left out: {METHODS[name][0]}: {reason}", file=sys.stderr)
+            elif one_at_a_time:
+                worker.close()
         print(f"taking turns at batch {batch_size}", file=sys.stderr)
-        times = take_turns(workers, steps, rounds, seconds)
-        flop = workers[-1].first["flop"]
+        times = take_turns(workers, one_at_a_time, steps, rounds, seconds)
     finally:
         for worker in workers:
             worker.close()
-    results, floor = summary(times, flop, flop_of_step(pair, batch_size))
+    results, floor = summary(times, flop_of_step(pair, batch_size))
     return {"device": device, "results": results, "floor": floor, "unavailable": unavailable}
 
 
-def spread(values: Iterable[float]) -> dict:
+def spread(values: np.ndarray) -> dict:
     """Median and quartiles."""
-    low, median, high = np.quantile(list(values), (0.25, 0.5, 0.75)).tolist()
+    low, median, high = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
     return {"median": median, "quartiles": [low, high]}
 
 
-def summary(times: dict[str, list[float]], flop_of_rate: int, flop: int) -> tuple[dict, dict]:
-    """(results by method, the floor) from seconds per step by round.
+def summary(times: dict[str, list[float]], flop: int) -> tuple[dict, dict]:
+    """(results by method, the floor) from seconds per step, of `RATE` per floating-point operation, by round.
 
-    A ratio is how many times as fast the article's step is in the same round. flop_of_rate: of one step of `RATE`;
-    flop: of the article's step.
+    A ratio is how many times as fast the article's step is in the same round. flop: of the article's step.
     """
+    times = {name: np.array(each) for name, each in times.items()}
+    rate, article = times.pop(RATE), times["article"]
     results = {
-        name: {
-            "steps_per_second": spread(1 / t for t in each),
-            "ratio": spread(t / base for t, base in zip(each, times["article"], strict=True)),
-            "rounds": len(each),
-        }
+        name: {"steps_per_second": spread(1 / each), "ratio": spread(each / article), "rounds": len(each)}
         for name, each in times.items()
-        if name != RATE
     }
-    rates = [flop_of_rate / t for t in times[RATE]]  # flop/s
     floor = {
         "flop_per_step": flop,
-        "flop_per_second": spread(rates),
-        "steps_per_second": spread(rate / flop for rate in rates),
-        "share": spread(flop / rate / t for rate, t in zip(rates, times["article"], strict=True)),
+        "flop_per_second": spread(1 / rate),
+        "steps_per_second": spread(1 / (flop * rate)),
+        "share": spread(flop * rate / article),
     }
     return results, floor
 
@@ -185,16 +200,11 @@ def load() -> float | None:
 
 def wait_until_quiet(poll: float = 15) -> None:
     """Wait while other programs run, and say so."""
-    said = False
-    while (now := load() or 0) > QUIET:
-        if not said:
-            print(
-                f"waiting until nothing else runs: the load average is {now:.1f} and has to fall to {QUIET} "
-                "(--quick does not wait, and measures nothing)",
-                file=sys.stderr,
-            )
-        said = True
-        time.sleep(poll)
+    if (now := load() or 0) > QUIET:
+        waiting = f"waiting until nothing else runs: the load average is {now:.1f} and has to fall to {QUIET}"
+        print(waiting, "(--quick does not wait, but its numbers mean nothing)", file=sys.stderr)
+        while load() > QUIET:
+            time.sleep(poll)
 
 
 def machine() -> dict:
@@ -220,45 +230,44 @@ def machine() -> dict:
     }
 
 
-def shown(spread: dict, digits: int = 2) -> str:
-    low, high = spread["quartiles"]
-    return f"{spread['median']:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
 def table(report: dict) -> str:
     """The report as a Markdown table: medians, with the quartiles in brackets."""
     sizes = list(report["results"])
-    lines = ["| | " + " | ".join(f"batch {n}: steps/s | the article's step is faster by" for n in sizes) + " |"]
-    lines.append("| --- |" + " --- | --- |" * len(sizes))
+
+    def shown(spread, digits=2):
+        low, high = spread["quartiles"]
+        return tables.quantiles(low, spread["median"], high, digits)
+
+    rows = [[""]]
+    for size in sizes:
+        rows[0] += [f"batch {size}: steps/s", "speed-up of the article's step"]
     for name in dict.fromkeys(name for size in sizes for name in report["results"][size]):
-        cells = []
+        rows.append([METHODS[name][0]])
         for size in sizes:
             row = report["results"][size].get(name)
-            ratio = shown(row["ratio"]) if row and name != "article" else ""
-            cells.append(f"{shown(row['steps_per_second'], 1) if row else ''} | {ratio}")
-        lines.append(f"| {METHODS[name][0]} | " + " | ".join(cells) + " |")
-    floors = [report["floor"][size] for size in sizes]
-    cells = [f"{shown(each['steps_per_second'], 1)} | {each['share']['median']:.0%} of it reached" for each in floors]
-    lines += ["| the floor | " + " | ".join(cells) + " |", ""]
+            rows[-1] += [shown(row["steps_per_second"], 1) if row else ""]
+            rows[-1] += [shown(row["ratio"]) if row and name != "article" else ""]
+    rows.append(["the floor"])
+    for size in sizes:
+        floor = report["floor"][size]
+        rows[-1] += [shown(floor["steps_per_second"], 1), f"{floor['share']['median']:.0%} of it reached"]
     about = report["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
     load = f", load {about['load_before']:.1f} before" if about["load_before"] is not None else ""
-    lines.append(
-        f"{report['pair']} on the {report['device']}: {about['processor']}, {about['cores']} cores{load}; {versions}."
-    )
-    return "\n".join(lines)
+    where = f"{report['pair']} on the {report['device']}: {about['processor']}, {about['cores']} cores{load}"
+    return f"{tables.markdown(rows)}\n{where}; {versions}."
 
 
 def parse(arguments: list[str] | None = None):
     parser = command.Parser(
-        prog="python -m reproduce.benchmark", description="Race methods of training the same GAN on an idle machine."
+        prog="python -m reproduce.benchmark", description="Compare the speed of several methods of training the same GAN."
     )
     add = parser.add_argument
-    add("--pair", choices=RACES, default="article", help="the networks to train (%(default)s)")
+    add("--pair", choices=RACES, default="article", help="networks to train (default: %(default)s)")
     add("--methods", metavar="NAMES", help=f"only these, separated by commas: {', '.join(METHODS)}")
-    add("--seconds", type=command.at_least(1), default=130, metavar="N", help="length at each batch size (%(default)s)")
+    add("--seconds", type=command.at_least(1), default=130, metavar="N", help="seconds to run at each batch size (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write all results to this file")
-    add("--quick", action="store_true", help="two turns at batch 2, without waiting: shows that it runs, no more")
+    add("--quick", action="store_true", help="run two turns at batch 2 without waiting; only shows that the benchmark works")
     arguments = parser.parse_args(arguments)
     possible = list(METHODS) if arguments.pair == "article" else OF_OTHER_PAIRS
     names = arguments.methods.split(",") if arguments.methods else possible

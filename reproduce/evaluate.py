@@ -18,9 +18,7 @@ With --inception the features are those of Keras' Inception. Its weights are not
 either, so do not compare these distances with published ones. Images larger than 64x64 are compared reduced to 64x64.
 """
 
-import csv
 import itertools
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +28,9 @@ from PIL import Image
 import command
 import data
 from command import InputError, printable
+from reproduce import tables
+from training import pictures
+from training.folder import read_run, step_of
 
 K = 3  # which nearest neighbour bounds a point's ball: Kynkäänniemi et al. 2019, section 3.1
 BLOCK = 1000  # rows of a distance matrix held at a time: 80 MB of 10,000 columns
@@ -68,11 +69,9 @@ def precision_and_recall(
     points, each reaching to its k-th nearest neighbour. Source: Kynkäänniemi et al. 2019, section 3.1, equations 1, 2.
     real_radii: `squared_radii(real, k)`, if they are known; they take a third of the time.
     """
-    real, generated = np.asarray(real, np.float64), np.asarray(generated, np.float64)
     real_radii = squared_radii(real, k) if real_radii is None else real_radii
     generated_radii = squared_radii(generated, k)
-    covered = np.zeros(len(generated), bool)
-    recalled = 0
+    covered, recalled = np.zeros(len(generated), bool), 0
     for rows, squares in squared_distances(real, generated):
         covered |= (squares <= real_radii[rows, np.newaxis]).any(axis=0)
         recalled += (squares <= generated_radii).any(axis=1).sum()
@@ -81,13 +80,13 @@ def precision_and_recall(
 
 def squared_radii(points: np.ndarray, k: int) -> np.ndarray:
     """(n,): each point's squared distance to its k-th nearest neighbour among the others. points: (n, features)."""
-    points = np.asarray(points, np.float64)
     # In each row the point itself comes first, at distance 0.
     return np.concatenate([np.partition(squares, k, axis=1)[:, k] for _, squares in squared_distances(points, points)])
 
 
 def squared_distances(rows: np.ndarray, columns: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """The matrix of all squared distances of (n, features) to (m, features), block by block as (rows, (BLOCK, m))."""
+    rows, columns = np.asarray(rows, np.float64), np.asarray(columns, np.float64)
     lengths = (columns**2).sum(axis=1)
     for first in range(0, len(rows), BLOCK):
         block = rows[first : first + BLOCK]
@@ -147,19 +146,8 @@ def reduced(images: np.ndarray) -> np.ndarray:
     height, width = (min(side, LARGEST) for side in images.shape[1:3])
     if (height, width) == images.shape[1:3]:
         return images
-    small = [
-        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).resize(
-            (width, height), Image.Resampling.BOX
-        )
-        for image in images
-    ]
+    small = (pictures.image_of(image).resize((width, height), Image.Resampling.BOX) for image in images)
     return np.stack([np.asarray(image).reshape(height, width, -1) for image in small])
-
-
-def step_of(path: Path) -> int | None:
-    """The step in the name of a file of weights that a run has kept, such as generator_005000.h5."""
-    found = re.search(r"_(\d{6,})\.h5$", path.name)
-    return int(found[1]) if found else None
 
 
 def parse(arguments: list[str] | None = None):
@@ -183,8 +171,6 @@ def data_of(arguments) -> tuple[str, Path | None]:
 
     Raises InputError where the run was trained on a folder that is not known, before anything is downloaded.
     """
-    from training.folder import read_run
-
     run = read_run(arguments.weights[0].parent) or {}
     dataset = arguments.dataset or run.get("dataset") or "cifar10"
     if dataset not in data.DATASETS:
@@ -233,12 +219,14 @@ def main(arguments: list[str] | None = None) -> int:
     from tf1 import keras, session_config, tf
 
     made = (
-        (path, *samples(path, arguments.model, count, seed, arguments.batch_statistics)) for path in arguments.weights
+        (path.name, step_of(path), *samples(path, arguments.model, count, seed, arguments.batch_statistics))
+        for path in arguments.weights
     )
     first = next(made)
-    shape = first[1].shape[1:]
+    shape = first[2].shape[1:]
     train, test = load(dataset, shape, data_dir, seed)
     seen, held_out = split(train, seed)  # the best that a generator can reach: images unknown to the classifier
+    real_images = ("real, held out", None, held_out.images[:count], held_out.labels[:count])
     with tf.Graph().as_default(), tf.Session(config=session_config()) as sess:
         keras.backend.set_session(sess)
         logits = None
@@ -254,30 +242,27 @@ def main(arguments: list[str] | None = None) -> int:
         real = features(test.images)
         radii = squared_radii(real, K)
 
-        rows = []
+        rows = [FIELDS]
         print(LINE.format(*FIELDS))
-
-        def measure(name, step, images, labels):
+        for name, step, images, labels in itertools.chain([real_images, first], made):
             if images.shape[1:] != shape:
                 raise InputError(f"{name} makes images of {images.shape[1:]}, the first file of {shape}")
             if labels is not None and labels.max() >= len(train.classes):
                 raise InputError(f"{name} has more than the {len(train.classes)} classes of {dataset}")
             found = features(images)
-            numbers = [frechet_distance(real, found), *precision_and_recall(real, found, real_radii=radii)]
-            classes = logits(images).argmax(axis=1) if logits else None
-            shares = np.bincount(classes, minlength=len(train.classes)) / len(images) if logits else None
-            numbers += [shares.min() if logits else None, variety(test.images, images, test.labels, labels)]
-            numbers += [(classes == labels).mean() if logits and labels is not None else None]
-            written = ("" if number is None else f"{number:.4f}" for number in numbers)
+            precision, recall = precision_and_recall(real, found, real_radii=radii)
+            numbers = {"frechet": frechet_distance(real, found), "precision": precision, "recall": recall}
+            numbers["variety"] = variety(test.images, images, test.labels, labels)
+            if logits:
+                classes = logits(images).argmax(axis=1)
+                numbers["rarest"] = np.bincount(classes, minlength=len(train.classes)).min() / len(images)
+                if labels is not None:
+                    numbers["asked"] = (classes == labels).mean()
+            written = (f"{numbers[field]:.4f}" if field in numbers else "" for field in FIELDS[3:])
             rows.append((name, "" if step is None else step, len(images), *written))
             print(LINE.format(*rows[-1]), flush=True)
             if arguments.out:  # after every line: the next may take minutes
-                with command.replacing(arguments.out) as beside, open(beside, "w", newline="") as file:
-                    csv.writer(file, lineterminator="\n").writerows([FIELDS, *rows])
-
-        measure("real, held out", None, held_out.images[:count], held_out.labels[:count])
-        for path, images, labels in itertools.chain([first], made):
-            measure(path.name, step_of(path), images, labels)
+                tables.write_csv(arguments.out, rows)
     return 0
 
 

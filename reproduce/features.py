@@ -85,12 +85,7 @@ def cached_classifier(dataset: data.Dataset, seed: int) -> list[np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return [file[name] for name in file.files]
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        zipfile.BadZipFile,
-    ):  # missing or damaged (np.savez has a CRC for every array)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # missing or damaged: np.savez has CRCs
         weights = train_classifier(dataset, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with command.replacing(path) as beside:
@@ -113,9 +108,7 @@ def classifier_features(
     network.set_weights(weights)
 
     def of(tensor):
-        return lambda given: in_batches(
-            lambda batch: sess.run(tensor, {images: data.scale(batch, (-1, 1))}), given, 500
-        )
+        return in_batches(lambda batch: sess.run(tensor, {images: data.scale(batch, (-1, 1))}), 500)
 
     return of(features), of(logits)
 
@@ -138,8 +131,9 @@ def inception_features(sess: tf.Session) -> Features:
     coloured = tf.ensure_shape(coloured, (None, None, None, 3))
     enlarged = tf.image.resize_bilinear(tf.cast(coloured, tf.float32), (299, 299), half_pixel_centers=True)
     features = network(enlarged / 127.5 - 1, training=False)
-    return lambda given: in_batches(lambda batch: sess.run(features, {images: batch}), given, 50)
+    return in_batches(lambda batch: sess.run(features, {images: batch}), 50)
 
 
-def in_batches(function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, size: int) -> np.ndarray:
-    return np.concatenate([function(rows[first : first + size]) for first in range(0, len(rows), size)])
+def in_batches(function: Callable[[np.ndarray], np.ndarray], size: int) -> Features:
+    """The function, called with `size` rows at a time."""
+    return lambda rows: np.concatenate([function(rows[first : first + size]) for first in range(0, len(rows), size)])

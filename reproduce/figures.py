@@ -22,7 +22,6 @@ A run's folder may have only the generators and, in place of losses.csv, the los
 import csv
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -30,12 +29,8 @@ from PIL import Image
 import command
 from command import InputError
 from reproduce import console, ways
-from training import folder as files
 from training import pictures
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from training.folder import numbered, read_run, step_of
 
 TILES, COLUMNS, SCALE = 31, 7, 3  # of the article's figure
 STRIP = 10  # tiles in a row of the strip
@@ -60,8 +55,8 @@ def article_layout(images: np.ndarray) -> Image.Image:
 
     images: (31 or more, height, width, 1 or 3) uint8. The picture in the article's figure is of this size, 693 by 495.
     """
-    with_gaps = np.pad(images[:TILES], ((0, 0), (0, 1), (0, 1), (0, 0)))
-    return pictures.grid(with_gaps, columns=COLUMNS, scale=SCALE, gap=0)
+    picture = pictures.grid(images[:TILES], COLUMNS, SCALE)
+    return picture.crop((0, 0, picture.width + SCALE, picture.height + SCALE))  # black where it was not
 
 
 def sixteen_bits(images: np.ndarray) -> np.ndarray:
@@ -97,6 +92,10 @@ def run_name(folder: Path) -> str:
     return folder.resolve().name.replace("_", " ")
 
 
+def near(step: int, wanted: int) -> bool:
+    return abs(step - wanted) <= NEAR * wanted
+
+
 class Run:
     """What the figures need of a run's folder: its losses and its generators by step.
 
@@ -104,13 +103,11 @@ class Run:
     """
 
     def __init__(self, folder: Path, weights: Path | None = None):
-        from training.folder import read_run
-
         self.folder, self.name = folder, run_name(folder)
         self.spans = console.read_spans(folder)
         run = read_run(folder) or {}
         end = run.get("step") or max(span.last for span in self.spans)  # losses are written before weights
-        self.kept = [(int(path.stem.split("_")[1]), path) for path in files.numbered(folder, "generator", "h5")]
+        self.kept = [(step_of(path), path) for path in numbered(folder, "generator", "h5")]
         newest = weights or folder / "generator.h5"
         if weights or (newest.is_file() and (not self.kept or self.kept[-1][0] < end)):
             self.kept.append((end, newest))
@@ -119,18 +116,14 @@ class Run:
 
     def states(self) -> list[tuple[int, Path]]:
         """The kept generators nearest to the steps of `HISTORY`, and the newest."""
-        found = set()
-        for step in HISTORY:
-            near = min(self.kept, key=lambda kept: abs(kept[0] - step))
-            if abs(near[0] - step) <= NEAR * step:
-                found.add(near)
-        return sorted(found | {self.kept[-1]})
+        nearest = {wanted: min(self.kept, key=lambda kept: abs(kept[0] - wanted)) for wanted in HISTORY}
+        return sorted({self.kept[-1], *(kept for wanted, kept in nearest.items() if near(kept[0], wanted))})
 
 
 # Charts.
 
 
-def charts(size: tuple[float, float], rows: int = 1, columns: int = 1) -> "tuple[Figure, list[Axes]]":
+def charts(size: tuple[float, float], rows: int = 1, columns: int = 1):
     """A figure of `size` inches with its charts, row by row; those of a column share the x axis."""
     from matplotlib.figure import Figure
 
@@ -138,12 +131,10 @@ def charts(size: tuple[float, float], rows: int = 1, columns: int = 1) -> "tuple
     found = figure.subplots(rows, columns, sharex="col", squeeze=False).ravel()
     for axes in found:
         axes.grid(alpha=0.3)
-    return figure, list(found)
+    return figure, found
 
 
-def bar_chart(
-    labels: list[str], medians: list[float], errors: np.ndarray | None, colours: list[str], digits: int
-) -> "Figure":
+def bar_chart(labels: list[str], medians: list[float], errors: np.ndarray | None, colours: list[str], digits: int):
     """A horizontal bar each with its value; errors (2, n): the whiskers' lengths down and up."""
     figure, (axes,) = charts((9, 1.2 + 0.35 * len(labels)))
     axes.grid(visible=False, axis="y")
@@ -151,16 +142,15 @@ def bar_chart(
     bars = axes.barh(range(len(labels)), medians, xerr=errors, color=colours, capsize=3)
     ends = medians if errors is None else np.add(medians, errors[1])
     for bar, end, median in zip(bars, ends, medians, strict=True):
-        axes.text(
-            end + max(ends) / 80, bar.get_y() + bar.get_height() / 2, f"{median:.{digits}f}", va="center", fontsize=9
-        )
+        middle = bar.get_y() + bar.get_height() / 2
+        axes.text(end + max(ends) / 80, middle, f"{median:.{digits}f}", va="center", fontsize=9)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_xlim(0, 1.08 * max(ends))
     axes.invert_yaxis()
     return figure
 
 
-def losses_chart(spans: list[console.Span]) -> "Figure":
+def losses_chart(spans: list[console.Span]):
     """Both losses over steps: the median of each few hundred steps, and between the 10th and 90th percentile a band."""
     blocks = [span for span in spans if span.steps <= console.BLOCK]
     steps = [(span.first + span.last) / 2 for span in blocks]
@@ -177,7 +167,7 @@ def losses_chart(spans: list[console.Span]) -> "Figure":
     return figure
 
 
-def quality_chart(tables: dict[str, Path]) -> "Figure":
+def quality_chart(tables: dict[str, Path]):
     """Quality over steps, from tables of `reproduce.evaluate` by the name of the run; dotted, that of real images."""
     titles = {
         "frechet": "Fréchet distance\n(not FID; lower is better)",
@@ -209,24 +199,23 @@ def read_quality(path: Path) -> tuple[dict[str, float], list[tuple[int, dict[str
         with open(path, newline="") as file:
             rows = list(csv.DictReader(file))
         numbers = [{name: float(row[name]) for name in ("frechet", "precision", "recall")} for row in rows]
-        floor = next(found for row, found in zip(rows, numbers, strict=True) if not row["step"])
-        by_step = [(int(row["step"]), found) for row, found in zip(rows, numbers, strict=True) if row["step"]]
-        return floor, sorted(by_step, key=lambda row: row[0])
-    except (KeyError, ValueError, TypeError, StopIteration) as error:
+        steps = [row["step"] for row in rows]
+        by_step = [(int(step), found) for step, found in zip(steps, numbers, strict=True) if step]
+        return numbers[steps.index("")], sorted(by_step, key=lambda row: row[0])
+    except (KeyError, ValueError, TypeError) as error:
         raise InputError(f"{path} is not a table of reproduce.evaluate; make it with its --out") from error
 
 
-def distances_chart(path: Path) -> "Figure":
+def distances_chart(path: Path):
     """The distances in a CSV with the columns run and frechet."""
     with open(path, newline="") as file:
         rows = [(row["run"], float(row["frechet"])) for row in csv.DictReader(file)]
-    names, distances = zip(*rows, strict=True)
-    figure = bar_chart(list(names), list(distances), None, ["C0"], 2)
+    figure = bar_chart(*map(list, zip(*rows, strict=True)), None, ["C0"], 2)
     figure.axes[0].set(title="CIFAR-10 after 5,000 steps, learning rate 1e-3", xlabel=NOT_FID)
     return figure
 
 
-def speed_chart(path: Path) -> "Figure":
+def speed_chart(path: Path):
     """Steps per second by batch size and method, from the JSON of `reproduce.benchmark`.
 
     Its form: {"results": {"32": {"article": {"steps_per_second": {"median": 15.1, "quartiles": [14.2, 16.0]}}, ...}}}.
@@ -276,8 +265,8 @@ def sources(arguments) -> tuple[list[Run], dict[str, Path], Path | None]:
     With --run they are the user's, without it what is committed: never mixed.
     """
     if arguments.run:
-        folders, best = [arguments.run, *(arguments.others or [])], arguments.best
-        measured = folders
+        measured = folders = [arguments.run, *(arguments.others or [])]
+        best = arguments.best
     elif arguments.others:
         raise InputError("--others are compared with a run: name its folder with --run")
     else:
@@ -287,71 +276,17 @@ def sources(arguments) -> tuple[list[Run], dict[str, Path], Path | None]:
         if path and not path.is_file():
             raise InputError(f"there is no {path}; name the folder of a run with --run")
     runs = [Run(folders[0], arguments.weights), *map(Run, folders[1:])]
-    different([*(run.name for run in runs), "best", "true contrast"])  # of files, too
     tables = arguments.quality or [folder / QUALITY for folder in measured if (folder / QUALITY).is_file()]
-    names = [run_name(path.parent if path.name == QUALITY else path.with_suffix("")) for path in tables]
-    different(names)
-    return runs, dict(zip(names, tables, strict=True)), best
+    measured = [run_name(path.parent if path.name == QUALITY else path.with_suffix("")) for path in tables]
+    for names in ([*(run.name for run in runs), "best", "true contrast"], measured):  # of files, and in the legend
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"two of them would be called {name!r}; rename a folder or a table")
+    return runs, dict(zip(measured, tables, strict=True)), best
 
 
-def different(names: list[str]) -> None:
-    """Raises InputError where one would replace another."""
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"two of them would be called {name!r}; rename a folder or a table")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    arguments = parse(arguments)
-    if arguments.model:
-        import models  # here: it loads TensorFlow
-
-        models.check_name(arguments.model)
-    runs, tables, best = sources(arguments)
-    out, run = arguments.out, runs[0]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be made: {error.strerror}") from error
-    written = []
-
-    from training.generator import digest
-
-    def article_figures(name, weights):
-        shown, true = samples(weights, arguments.model, arguments.seed)
-        settings = {"weights": digest(weights), "seeds": f"{arguments.seed}-{arguments.seed + TILES - 1}"}
-        for file, images in ((f"{name}.png", shown), (f"{name}_true_contrast.png", true)):
-            pictures.save_png(article_layout(images), out / file, settings)
-            written.append(file)
-        return true[:STRIP]
-
-    strip = {}
-    for step, weights in run.states():
-        newest = (step, weights) == run.kept[-1]
-        images = article_figures("gan_cifar_32" if newest else f"history_{step:06d}", weights)
-        if newest or any(abs(step - wanted) <= NEAR * wanted for wanted in IN_STRIP):
-            strip[f"{step:,} steps"] = images
-    for other in runs[1:]:
-        article_figures(f"gan_cifar_32_{other.folder.resolve().name}", other.kept[-1][1])
-    if best:
-        strip["the best"] = article_figures("gan_cifar_32_best", best)
-    if len({images.shape for images in strip.values()}) == 1:
-        rows = np.concatenate(list(strip.values()))
-        picture = pictures.named_rows(rows, list(strip), STRIP, pictures.scale_for(rows.shape[1]))
-        pictures.save_png(picture, out / "history_strip.png")
-        written.append("history_strip.png")
-
-    compared = console.compared(run.spans)
-    console.write_table(compared, out / "console.csv")
-    texts = {"console.md": console.markdown(compared)}
-    if runs[1:]:
-        texts["last_console.md"] = console.last_console({each.name: each.spans for each in runs})
-    for name, text in texts.items():
-        with command.replacing(out / name) as beside:
-            beside.write_text(text)
-    print(texts["console.md"])
-    written += ["console.csv", *texts]
-
+def all_charts(arguments, run: Run, tables: dict[str, Path]) -> dict:
+    """The charts by the names of their files; says which are left out, and why."""
     figures = {"losses.png": losses_chart(run.spans)}
     if not arguments.run:
         figures["distances.png"] = distances_chart(DISTANCES)
@@ -365,10 +300,67 @@ def main(arguments: list[str] | None = None) -> int:
         figures["speed.png"] = speed_chart(benchmark)
     else:
         print(f"no speed.png: there is no {benchmark} (--benchmark), which reproduce.benchmark writes with --json")
-    for name, figure in figures.items():
+    return figures
+
+
+def write_samples(arguments, runs: list[Run], best: Path | None) -> list[str]:
+    """Write the figures of samples, the history's strip last; returns the names of the files."""
+    from training.generator import digest
+
+    out, written, strip = arguments.out, [], {}
+
+    def write(name, weights):
+        shown, true = samples(weights, arguments.model, arguments.seed)
+        settings = {"weights": digest(weights), "seeds": f"{arguments.seed}-{arguments.seed + TILES - 1}"}
+        for file, images in ((f"{name}.png", shown), (f"{name}_true_contrast.png", true)):
+            pictures.save_png(article_layout(images), out / file, settings)
+            written.append(file)
+        return true[:STRIP]
+
+    for step, weights in runs[0].states():
+        newest = (step, weights) == runs[0].kept[-1]
+        images = write("gan_cifar_32" if newest else f"history_{step:06d}", weights)
+        if newest or any(near(step, wanted) for wanted in IN_STRIP):
+            strip[f"{step:,} steps"] = images
+    for other in runs[1:]:
+        write(f"gan_cifar_32_{other.folder.resolve().name}", other.kept[-1][1])
+    if best:
+        strip["the best"] = write("gan_cifar_32_best", best)
+    if len({images.shape for images in strip.values()}) == 1:
+        rows = np.concatenate(list(strip.values()))
+        picture = pictures.named_rows(rows, list(strip), STRIP, pictures.scale_for(rows.shape[1]))
+        pictures.save_png(picture, out / "history_strip.png")
+        written.append("history_strip.png")
+    return written
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = parse(arguments)
+    if arguments.model:
+        import models  # here: it loads TensorFlow
+
+        models.check_name(arguments.model)
+    runs, tables, best = sources(arguments)
+    figures = all_charts(arguments, runs[0], tables)
+    compared = console.compared(runs[0].spans)
+    texts = {"console.md": console.markdown(compared)}
+    if runs[1:]:
+        texts["last_console.md"] = console.last_console({run.name: run.spans for run in runs})
+    print(texts["console.md"])
+    out = arguments.out
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be made: {error.strerror}") from error
+    written = write_samples(arguments, runs, best)
+    console.write_table(compared, out / "console.csv")
+    for name, content in {**texts, **figures}.items():
         with command.replacing(out / name) as beside:
-            figure.savefig(beside, dpi=100, metadata={"Software": None})
-    print(f"{out}: " + ", ".join([*written, *figures]))
+            if name in texts:
+                beside.write_text(content)
+            else:
+                content.savefig(beside, dpi=100, metadata={"Software": None})
+    print(f"{out}: " + ", ".join([*written, "console.csv", *texts, *figures]))
     return 0
 
 

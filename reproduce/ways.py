@@ -26,12 +26,13 @@ class Race(NamedTuple):
 
     shape: tuple[int, int, int]  # of the images: (height, width, channels)
     turns: dict[int, int]  # steps per turn by batch size
+    one_at_a_time: bool = False  # a process lives for one turn, for lack of memory
 
 
 RACES = {
     "article": Race((32, 32, 3), {32: 8, 128: 3}),
     "dcgan": Race((64, 64, 3), {32: 2}),
-    "faces200": Race((200, 200, 3), {8: 1}),
+    "faces200": Race((200, 200, 3), {8: 1}, one_at_a_time=True),  # each method takes 10 to 15 GB
 }
 
 # The article's networks of stock layers, from any Keras. A method cannot take them from models.py where graph mode and
@@ -88,8 +89,11 @@ def article(pair: str, batch_size: int) -> Step:
     return lambda images, noise: gan_feed(session, images, noise, scores=True)  # as training does
 
 
-def two_model_step(keras, generator, discriminator, predict: Callable) -> Step:
-    """The two-model recipe of the tutorials: D on real images, D on generated ones, then G through a frozen D."""
+def two_model_step(keras, generator, discriminator, on_batch: bool) -> Step:
+    """The two-model recipe of the tutorials: D on real images, D on generated ones, then G through a frozen D.
+
+    on_batch: generate by `predict_on_batch`, not by `predict`.
+    """
     adam = keras.optimizers.legacy.Adam
     discriminator.compile(adam(LEARNING_RATE, beta_1=BETA1), "binary_crossentropy")
     discriminator.trainable = False
@@ -97,23 +101,16 @@ def two_model_step(keras, generator, discriminator, predict: Callable) -> Step:
     combined = keras.Model(noise_input, discriminator(generator(noise_input)))
     combined.compile(adam(LEARNING_RATE, beta_1=BETA1), "binary_crossentropy")
     discriminator.trainable = True  # each model goes by what it was compiled with
+    predict = generator.predict_on_batch if on_batch else generator.predict
 
     def step(images, noise):
         ones = np.ones((len(images), 1), np.float32)
-        generated = predict(generator, noise)
+        generated = predict(noise) if on_batch else predict(noise, batch_size=len(noise), verbose=0)
         discriminator.train_on_batch(images, 0.9 * ones)
         discriminator.train_on_batch(generated, 0 * ones)
         combined.train_on_batch(noise, ones)
 
     return step
-
-
-def plain_predict(generator, noise):
-    return generator.predict(noise, batch_size=len(noise), verbose=0)
-
-
-def predict_on_batch(generator, noise):
-    return generator.predict_on_batch(noise)
 
 
 def with_memory_growth(tf):
@@ -123,13 +120,13 @@ def with_memory_growth(tf):
     return tf
 
 
-def two_model(pair: str, batch_size: int, predict: Callable = plain_predict) -> Step:
+def two_model(pair: str, batch_size: int, on_batch: bool = False) -> Step:
     """Two models of stock layers in TF2's default mode, where Keras compiles each call to a function."""
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
     import tensorflow
 
     tf = with_memory_growth(tensorflow)
-    return two_model_step(tf.keras, *stock_networks(tf.keras, tf), predict)
+    return two_model_step(tf.keras, *stock_networks(tf.keras, tf), on_batch)
 
 
 def two_model_graph(pair: str, batch_size: int, own_layers: bool = False) -> Step:
@@ -142,7 +139,7 @@ def two_model_graph(pair: str, batch_size: int, own_layers: bool = False) -> Ste
         networks = stock_networks(keras, tf)
     else:
         networks = models.MODELS[pair].generator(), models.MODELS[pair].discriminator()
-    return two_model_step(keras, *networks, predict_on_batch)
+    return two_model_step(keras, *networks, on_batch=True)
 
 
 def keras3(pair: str, batch_size: int) -> Step:
@@ -187,7 +184,7 @@ def keras3(pair: str, batch_size: int) -> Step:
     return lambda images, noise: gan.train_on_batch(images, noise)
 
 
-def torch_networks(pair: str):
+def torch_networks(pair: str, compiled: bool = False):
     """(torch, generator, discriminator): the pair's networks in PyTorch, channels last, on the GPU if there is one."""
     import torch
     from torch import nn
@@ -200,118 +197,109 @@ def torch_networks(pair: str):
         def forward(self, x):
             return x[:, :, :-1, :-1]
 
-    def normalized(layer, filters, activation=None):
-        return [layer, nn.BatchNorm2d(filters, eps=1e-3, momentum=0.01), activation or nn.LeakyReLU(0.2)]
+    normalization = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
+    leaky = partial(nn.LeakyReLU, 0.2)
+
+    def normalized(layer, activation=leaky):
+        return [layer, normalization(layer.out_channels), activation()]
 
     generator, discriminator = [nn.Unflatten(1, (100, 1, 1))], []
     if pair == "article":
-        generator += normalized(nn.ConvTranspose2d(100, 192, 4), 192)
-        for inputs, filters in ((192, 96), (96, 48), (48, 24)):
-            generator += normalized(nn.ConvTranspose2d(inputs, filters, 4, 2, 1), filters)
+        generator += normalized(nn.ConvTranspose2d(100, 192, 4))
+        for filters in (96, 48, 24):
+            generator += normalized(nn.ConvTranspose2d(2 * filters, filters, 4, 2, 1))
         generator += [nn.ConvTranspose2d(24, 3, 4, 1, 1), Crop(), nn.Tanh()]
-        discriminator += [nn.Conv2d(3, 24, 4, 2, 1), nn.LeakyReLU(0.2), ConcatDiff()]
-        for inputs, filters in ((25, 48), (49, 96), (97, 192)):
-            discriminator += [*normalized(nn.Conv2d(inputs, filters, 4, 2, 1), filters), ConcatDiff()]
+        discriminator += [nn.Conv2d(3, 24, 4, 2, 1), leaky(), ConcatDiff()]
+        for filters in (48, 96, 192):
+            discriminator += [*normalized(nn.Conv2d(filters // 2 + 1, filters, 4, 2, 1)), ConcatDiff()]
         discriminator += [nn.Conv2d(193, 1, 2), nn.Sigmoid(), nn.Flatten()]
     elif pair == "dcgan":
-        generator += normalized(nn.ConvTranspose2d(100, 1024, 4), 1024, nn.ReLU())
+        generator += normalized(nn.ConvTranspose2d(100, 1024, 4), nn.ReLU)
         for filters in (512, 256, 128):
-            generator += normalized(nn.ConvTranspose2d(2 * filters, filters, 4, 2, 1), filters, nn.ReLU())
+            generator += normalized(nn.ConvTranspose2d(2 * filters, filters, 4, 2, 1), nn.ReLU)
         generator += [nn.ConvTranspose2d(128, 3, 4, 2, 1), nn.Tanh()]
-        discriminator += [nn.Conv2d(3, 128, 4, 2, 1), nn.LeakyReLU(0.2)]
+        discriminator += [nn.Conv2d(3, 128, 4, 2, 1), leaky()]
         for filters in (256, 512, 1024):
-            discriminator += normalized(nn.Conv2d(filters // 2, filters, 4, 2, 1), filters)
+            discriminator += normalized(nn.Conv2d(filters // 2, filters, 4, 2, 1))
         discriminator += [nn.Conv2d(1024, 1, 4), nn.Sigmoid(), nn.Flatten()]
     else:  # faces200, which normalizes after the activation
-        generator = [nn.Linear(100, 25 * 25 * 128), nn.Unflatten(1, (128, 25, 25)), nn.LeakyReLU(0.2)]
-        generator += [nn.BatchNorm2d(128, eps=1e-3, momentum=0.01)]
+        generator = [nn.Linear(100, 25 * 25 * 128), nn.Unflatten(1, (128, 25, 25)), leaky(), normalization(128)]
         for filters in (64, 32):
-            generator += [nn.ConvTranspose2d(2 * filters, filters, 5, 2, 2, 1), nn.LeakyReLU(0.2)]
-            generator += [nn.BatchNorm2d(filters, eps=1e-3, momentum=0.01)]
+            generator += [nn.ConvTranspose2d(2 * filters, filters, 5, 2, 2, 1), leaky(), normalization(filters)]
         generator += [nn.ConvTranspose2d(32, 3, 5, 2, 2, 1), nn.Tanh()]
         for inputs, filters in ((3, 32), (32, 64), (64, 128)):
-            discriminator += [nn.Conv2d(inputs, filters, 5, 2, 2), nn.LeakyReLU(0.2)]
-        discriminator += [nn.Flatten(), nn.Linear(80_000, 8192), nn.LeakyReLU(0.2), nn.Linear(8192, 1), nn.Sigmoid()]
-    networks = nn.Sequential(*generator), nn.Sequential(*discriminator)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch, *(network.to(device, memory_format=torch.channels_last) for network in networks)
+            discriminator += [nn.Conv2d(inputs, filters, 5, 2, 2), leaky()]
+        discriminator += [nn.Flatten(), nn.Linear(80_000, 8192), leaky(), nn.Linear(8192, 1), nn.Sigmoid()]
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    networks = [nn.Sequential(*layers) for layers in (generator, discriminator)]
+    networks = [network.to(place, memory_format=torch.channels_last) for network in networks]
+    if compiled:
+        networks = [torch.compile(network, dynamic=False) for network in networks]
+    return torch, *networks
 
 
-def torch_losses(torch, gscore, rscore=None):
-    """The article's losses: (of D on generated, of D on real, of G), with an epsilon that float32 keeps next to 1."""
-
-    def log_eps(x):
-        return torch.log(x + 1e-7)
-
-    real = None if rscore is None else -(0.1 * log_eps(1 - rscore) + 0.9 * log_eps(rscore)).mean()
-    return -log_eps(1 - gscore).mean(), real, -log_eps(gscore).mean()
+def log_eps(x):
+    return (x + 1e-7).log()  # 1e-11 is lost next to 1 in float32
 
 
-def torch_step(recipe: Callable, torch) -> Step:
+def torch_step(torch, recipe: Callable) -> Step:
     """Feed a recipe from NumPy, as channels-last tensors."""
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = "cuda" if torch.cuda.is_available() else "cpu"
 
     def step(images, noise):
         images = torch.from_numpy(images).permute(0, 3, 1, 2)  # a view, which is channels last already
-        return [loss.item() for loss in recipe(images.to(device), torch.from_numpy(noise).to(device))]
+        return [loss.item() for loss in recipe(images.to(place), torch.from_numpy(noise).to(place))]
 
     return step
 
 
 def torch_two_pass(pair: str, batch_size: int, compiled: bool = False) -> Step:
     """The recipe of pytorch/examples' DCGAN: D on real, D on detached generated images, then G through the new D."""
-    torch, generator, discriminator = torch_networks(pair)
-    adam = {"lr": LEARNING_RATE, "betas": (BETA1, 0.999)}
-    d_optimizer = torch.optim.Adam(discriminator.parameters(), **adam)
-    g_optimizer = torch.optim.Adam(generator.parameters(), **adam)
-    if compiled:
-        generator, discriminator = (torch.compile(network, dynamic=False) for network in (generator, discriminator))
+    torch, generator, discriminator = torch_networks(pair, compiled)
+    adam = partial(torch.optim.Adam, lr=LEARNING_RATE, betas=(BETA1, 0.999))
+    d_optimizer, g_optimizer = adam(discriminator.parameters()), adam(generator.parameters())
 
     def recipe(images, noise):
         d_optimizer.zero_grad()
         rscore = discriminator(images)
-        real = torch_losses(torch, rscore, rscore)[1]
+        real = -(0.1 * log_eps(1 - rscore) + 0.9 * log_eps(rscore)).mean()
         real.backward()
         generated = generator(noise)
-        fake = torch_losses(torch, discriminator(generated.detach()))[0]
+        fake = -log_eps(1 - discriminator(generated.detach())).mean()
         fake.backward()
         d_optimizer.step()
         g_optimizer.zero_grad()
-        gloss = torch_losses(torch, discriminator(generated))[2]
+        gloss = -log_eps(discriminator(generated)).mean()
         gloss.backward()
         g_optimizer.step()
         return real + fake, gloss
 
-    return torch_step(recipe, torch)
+    return torch_step(torch, recipe)
 
 
 def torch_one_pass(pair: str, batch_size: int, compiled: bool = False) -> Step:
     """The article's idea in PyTorch: one forward pass, and each loss's gradient by its own network's weights only."""
-    torch, generator, discriminator = torch_networks(pair)
-    d_weights, g_weights = list(discriminator.parameters()), list(generator.parameters())
-    adam = {"lr": LEARNING_RATE, "betas": (BETA1, 0.999), "fused": True}  # one kernel for all weights
-    optimizers = torch.optim.Adam(d_weights, **adam), torch.optim.Adam(g_weights, **adam)
+    torch, generator, discriminator = torch_networks(pair, compiled)
     if compiled:
         import torch._functorch.config
 
         torch._functorch.config.donated_buffer = False  # the backward pass over D is run twice
-        generator, discriminator = (torch.compile(network, dynamic=False) for network in (generator, discriminator))
+    d_weights, g_weights = list(discriminator.parameters()), list(generator.parameters())
+    adam = partial(torch.optim.Adam, lr=LEARNING_RATE, betas=(BETA1, 0.999), fused=True)  # one kernel for all weights
+    optimizers = adam(d_weights), adam(g_weights)
 
     def recipe(images, noise):
         gscore, rscore = discriminator(generator(noise)), discriminator(images)
-        fake, real, gloss = torch_losses(torch, gscore, rscore)
-        gradients = (
-            torch.autograd.grad(fake + real, d_weights, retain_graph=True),
-            torch.autograd.grad(gloss, g_weights),
-        )
+        real = -(0.1 * log_eps(1 - rscore) + 0.9 * log_eps(rscore)).mean()
+        dloss, gloss = real - log_eps(1 - gscore).mean(), -log_eps(gscore).mean()
+        gradients = torch.autograd.grad(dloss, d_weights, retain_graph=True), torch.autograd.grad(gloss, g_weights)
         for weights, slopes, optimizer in zip((d_weights, g_weights), gradients, optimizers, strict=True):
             for weight, slope in zip(weights, slopes, strict=True):
                 weight.grad = slope
             optimizer.step()
-        return fake + real, gloss
+        return dloss, gloss
 
-    return torch_step(recipe, torch)
+    return torch_step(torch, recipe)
 
 
 def rate() -> tuple[Step, int]:
@@ -350,10 +338,7 @@ METHODS: dict[str, tuple[str, Callable[..., Step]]] = {
         partial(two_model_graph, own_layers=True),
     ),
     "two-model": ("two-model as in the tutorials, TF2 default mode", two_model),
-    "two-model-on-batch": (
-        "two-model with predict_on_batch, TF2 default mode",
-        partial(two_model, predict=predict_on_batch),
-    ),
+    "two-model-on-batch": ("two-model with predict_on_batch, TF2 default mode", partial(two_model, on_batch=True)),
     "keras3": ("Keras 3 train_step, two tapes", keras3),
     "torch-two-pass": ("PyTorch two-pass, channels_last", torch_two_pass),
     "torch-one-pass": ("PyTorch one-pass, channels_last", torch_one_pass),

@@ -6,12 +6,14 @@ holds 500 elements of each kernel, drawn with seed 0, and all others. It was mad
 
     python tests/recording.py cut original_seed1.npz tests/recording.npz
 
-Replay it on stock layers, and write the losses and the weights after step 1:
+Replay up to 10 steps of it on stock layers, and write the losses and the weights after step 1:
 
     TF_ENABLE_ONEDNN_OPTS=0 python tests/recording.py replay tests/recording.npz replayed.npz
 """
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,27 +61,35 @@ def transposed(network: str, weights: list[np.ndarray]) -> list[np.ndarray]:
     return [weight.swapaxes(2, 3) if network == "g" and weight.ndim == 4 else weight for weight in weights]
 
 
-def replay(recording, convert=lambda network: network, gan=None, steps=None) -> Replay:
-    """Train the article's pair on what the recording was fed. convert: what to make of both networks first."""
-    import dcgan_keras
+@contextlib.contextmanager
+def articles_networks(convert: Callable = lambda network: network) -> Iterator[dict]:
+    """The article's pair by "g" and "d", in a graph and a session of its own. convert: what to make of both first."""
     import models
     from tf1 import keras, session_config, tf
 
     with tf.Graph().as_default(), tf.Session(config=session_config()) as sess:
         keras.backend.set_session(sess)
-        networks = {"g": convert(models.article_generator()), "d": convert(models.article_discriminator())}
-        gan_feed = (gan or dcgan_keras.gan)(networks["g"], networks["d"], batch_size=len(recording["images"][0]))
-        sess.run(tf.global_variables_initializer())
-        for name, network in networks.items():
-            initial = [recording[f"{name}_init_{i:02}"] for i in range(len(KINDS[name]))]
-            network.set_weights(transposed(name, initial))
-        losses = []
-        fed = zip(recording["images"][:steps], recording["z"][:steps], strict=True)
-        for step, (images, noise) in enumerate(fed):
-            losses.append(gan_feed(sess, np.float32(images) / 255 - np.float32(0.5), noise))
-            if step == 0:
-                weights = {name: transposed(name, network.get_weights()) for name, network in networks.items()}
-        samples = networks["g"].predict(recording["sample_z"]) if "sample_z" in recording and not steps else None
+        yield {"g": convert(models.article_generator()), "d": convert(models.article_discriminator())}
+
+
+def replay(recording, networks: dict, gan: Callable | None = None, steps: int | None = None) -> Replay:
+    """Train the article's networks, from the recorded weights, on what the recording was fed."""
+    import dcgan_keras
+    from tf1 import keras, tf
+
+    sess = keras.backend.get_session()
+    gan_feed = (gan or dcgan_keras.gan)(networks["g"], networks["d"], batch_size=len(recording["images"][0]))
+    sess.run(tf.global_variables_initializer())
+    for name, network in networks.items():
+        initial = [recording[f"{name}_init_{i:02}"] for i in range(len(KINDS[name]))]
+        network.set_weights(transposed(name, initial))
+    losses = []
+    fed = zip(recording["images"][:steps], recording["z"][:steps], strict=True)
+    for step, (images, noise) in enumerate(fed):
+        losses.append(gan_feed(sess, np.float32(images) / 255 - np.float32(0.5), noise))
+        if step == 0:
+            weights = {name: transposed(name, network.get_weights()) for name, network in networks.items()}
+    samples = networks["g"].predict(recording["sample_z"]) if "sample_z" in recording and not steps else None
     return Replay(np.array(losses), weights, samples)
 
 
@@ -89,7 +99,8 @@ def main(task: str, source: str, target: str) -> None:
         return
     from test_layers import with_stock_layers
 
-    done = replay(np.load(source), with_stock_layers)
+    with articles_networks(with_stock_layers) as networks:
+        done = replay(np.load(source), networks, steps=10)
     named = {f"{name}_{i:02}": array for name, arrays in done.weights.items() for i, array in enumerate(arrays)}
     np.savez(target, losses=done.losses, **named)
 

@@ -1,7 +1,6 @@
 import csv
 
 import numpy as np
-import pytest
 from conftest import bad_input
 
 from reproduce import console
@@ -11,16 +10,6 @@ from reproduce.console import AUTHOR, WINDOW
 def rows(steps):
     """Losses that say which step they are of: dloss rises by a millionth a step, gloss falls from 3."""
     return [(step, 1 + step / 1e6, 3 - step / 1e6) for step in range(1, steps + 1)]
-
-
-@pytest.fixture
-def run(tmp_path):
-    """The folder of a run of 26,300 steps."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    lines = "".join(f"{step},{dloss:.9g},{gloss:.9g}\n" for step, dloss, gloss in rows(26_300))
-    (folder / "losses.csv").write_text("step,dloss,gloss\n" + lines)
-    return folder
 
 
 def test_a_summary_has_every_step_once_and_the_steps_around_each_snapshot():
@@ -43,9 +32,12 @@ def test_only_the_first_two_snapshots_are_compared_at_equal_steps():
     assert {span for _, span in console.compared(console.spans(rows(300)))} == {None}
 
 
-def test_the_command_prints_the_table_and_its_summary_stands_for_the_losses(run_here, run, tmp_path):
-    short = tmp_path / "short"
+def test_the_command_prints_the_table_and_its_summary_stands_for_the_losses(run_here, tmp_path):
+    run, short = tmp_path / "run", tmp_path / "short"
+    run.mkdir()
     short.mkdir()
+    lines = (f"{step},{dloss:.9g},{gloss:.9g}\n" for step, dloss, gloss in rows(26_300))
+    (run / "losses.csv").write_text("step,dloss,gloss\n" + "".join(lines))
     whole = run_here(console.main, "--run", run, "--summary", short / console.SUMMARY)
     assert whole.returncode == 0 and "9,485 to 10,484 | 1.01 (1.01 to 1.01) | 2.99" in whole.stdout
     assert run_here(console.main, "--run", short).stdout == whole.stdout

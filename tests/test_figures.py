@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, SHARED, bad_input
 from PIL import Image
+from test_evaluate import tiny_weights
 
 import command
-import models
 from reproduce import figures, ways
-from tf1 import keras, set_seed, tf
 
 QUALITY = """pictures,step,samples,frechet,precision,recall
 "real, held out",,100,0.1,0.8,0.7
@@ -45,25 +44,13 @@ def test_sixteen_bit_colour_has_32_64_and_32_levels():
     assert (figures.sixteen_bits(rounded) == rounded).all()
 
 
-def article_weights(path, paint):
-    """Write weights of the article's G with which every pixel of its samples is `paint` (r, g, b) in (-1, 1)."""
-    with tf.Graph().as_default(), tf.Session() as sess:
-        keras.backend.set_session(sess)
-        set_seed(0)
-        generator = models.article_generator()
-        sess.run(tf.global_variables_initializer())
-        *_, kernel, bias = weights = generator.get_weights()
-        generator.set_weights([*weights[:-2], 0 * kernel, np.arctanh(paint).astype(bias.dtype)])
-        generator.save_weights(path, save_format="h5")
-
-
 @pytest.fixture
-def finished(tmp_path):
+def finished(dcgan, tmp_path):
     """The folder of a run of 12,000 steps with two generators, the newest painting 0.3 red, -0.1 green, -0.3 blue."""
     folder = tmp_path / "run"
-    folder.mkdir()
-    article_weights(folder / "generator.h5", (0.3, -0.1, -0.3))
-    article_weights(folder / "generator_010000.h5", (-0.3, 0.4, 0.1))
+    tiny_weights(folder / "generator.h5", paint=(0.3, -0.1, -0.3))
+    tiny_weights(folder / "generator_010000.h5", paint=(-0.3, 0.4, 0.1))
+    (folder / "run.json").write_text('{"model": "tiny"}')
     rows = "".join(f"{step},{0.5 + step / 1e5},{3 - step / 1e5}\n" for step in range(1, 12_001))
     (folder / "losses.csv").write_text("step,dloss,gloss\n" + rows)
     return folder
@@ -124,9 +111,9 @@ def test_quality_of_two_runs_is_in_one_chart(tmp_path):
     assert "not FID; lower is better" in frechet.get_title() and list(recall.lines[1].get_ydata()) == [0.1, 0.2]
 
 
-@pytest.mark.parametrize("low_and_high", [{"quartiles": [14, 19]}, {"min": 14, "max": 19}])
-def test_speed_is_the_median_with_the_names_of_the_table(low_and_high, tmp_path):
-    rows = {name: {"steps_per_second": {"median": 16, **low_and_high}} for name in ("article", "two-model-graph")}
+def test_speed_is_the_median_with_the_names_of_the_table(tmp_path):
+    row = {"steps_per_second": {"median": 16, "quartiles": [14, 19]}}
+    rows = {"article": row, "two-model-graph": row}
     (tmp_path / "b.json").write_text(json.dumps({"results": {"32": rows}}))
     axes = figures.speed_chart(tmp_path / "b.json").axes[0]
     assert [bar.get_width() for bar in axes.patches] == [16, 16]
@@ -147,5 +134,8 @@ def test_bad_input_is_one_line(run, finished, tmp_path):
     assert "samples/cifar10_generator.h5" in bad_input(run())
     assert "--run" in bad_input(run("--others", finished))
     assert "'run'" in bad_input(run("--run", finished, "--others", finished))
+    (tmp_path / "b.json").write_text("{}")
+    assert "reproduce.benchmark" in bad_input(run("--run", finished, "--benchmark", "b.json"))
+    assert not (tmp_path / "figures").exists()
     best = shutil.copytree(finished, tmp_path / "best")
     assert "'best'" in bad_input(run("--run", finished, "--others", best))

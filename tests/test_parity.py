@@ -1,7 +1,7 @@
 """The step computes what the author's program computed: parity with a recording of it (see recording.py).
 
 The first three steps are committed, so this runs everywhere. Where the full recording of 20 steps lies beside the
-project, it is replayed as well.
+project, it is replayed in their place.
 """
 
 import inspect
@@ -12,67 +12,54 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT, SHARED
-from recording import KINDS, after_step_1, replay
+from recording import KINDS, Replay, after_step_1, articles_networks, cut, replay
 
 import dcgan_keras
 
 COMMITTED = ROOT / "tests" / "recording.npz"
 FULL = SHARED / "golden" / "original_seed1.npz"
-
-
-def name_of(path):
-    return path.stem
-
-
-@pytest.fixture(scope="module", params=[COMMITTED, FULL], ids=name_of)
-def recording(request):
-    if not request.param.exists():
-        assert request.param != COMMITTED
-        pytest.skip("the full recording of the author's program is not beside the project; its first steps are tested")
-    return np.load(request.param)
+SOURCE = FULL if FULL.exists() else COMMITTED
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="the full recording is not beside the project")
+RECORDING = np.load(SOURCE)
 
 
 @pytest.fixture(scope="module")
-def replayed(recording):
-    return replay(recording)
+def networks():
+    with articles_networks() as networks:
+        yield networks
 
 
-def check_losses(ours, recorded, later=1e-2):
-    """later: the tolerance of steps 3 to 10. After that, two float32 runs of a GAN drift apart."""
-    error = np.abs(ours / recorded[: len(ours)] - 1).max(axis=1)
-    assert error[0] < 1e-6
-    assert error[1] < 1e-4
-    assert (error[2:10] < later).all()
+@pytest.fixture(scope="module")
+def replayed(networks):
+    return replay(RECORDING, networks)
 
 
-def check_weights_after_step_1(recording, weights, of_d):
-    """of_d: how far the trained weights of D may be from the recording."""
-    errors = {network: {} for network in "gd"}
-    for network, by_kind in errors.items():
-        arrays = zip(KINDS[network], weights[network], after_step_1(recording, network), strict=True)
+def check(replayed, later, of_d):
+    """later: the tolerance of the losses in steps 3 to 10. After that, two float32 runs of a GAN drift apart.
+
+    of_d: how far the trained weights of D may be from the recording after step 1.
+    """
+    error = np.abs(replayed.losses / RECORDING["losses"][: len(replayed.losses)] - 1).max(axis=1)
+    assert error[0] < 1e-6 and error[1] < 1e-4 and (error[2:10] < later).all()
+    errors = {}
+    for network, kinds in KINDS.items():
+        arrays = zip(kinds, replayed.weights[network], after_step_1(RECORDING, network), strict=True)
         for kind, ours, (index, theirs) in arrays:
-            by_kind.setdefault(kind, []).append(np.abs(ours.ravel()[index] - theirs.ravel()))
-    errors = {network: {kind: np.concatenate(e) for kind, e in kinds.items()} for network, kinds in errors.items()}
+            errors.setdefault((network, kind), []).append(np.abs(ours.ravel()[index] - theirs.ravel()))
+    errors = {key: np.concatenate(parts) for key, parts in errors.items()}
     # Not the biases: those before a batch normalization have a gradient of zero, and Adam moves them by rounding alone.
     # Single elements of G may be off by the whole step, where Adam turns a gradient of about zero the other way.
-    trained = ("kernel", "gamma", "beta")
-    assert sum(errors["d"][kind].size for kind in trained) > 2000
-    for kind in trained:
-        assert errors["d"][kind].max() < of_d, kind
-    assert np.concatenate([errors["d"][kind] for kind in trained]).mean() < 2e-7
-    assert np.concatenate([errors["g"][kind] for kind in trained]).mean() < 1e-6
+    of_g_and_d = {net: np.concatenate([errors[net, kind] for kind in ("kernel", "gamma", "beta")]) for net in "gd"}
+    assert of_g_and_d["d"].size > 2000 and of_g_and_d["d"].max() < of_d
+    assert of_g_and_d["d"].mean() < 2e-7 and of_g_and_d["g"].mean() < 1e-6
     for network in "gd":
-        assert errors[network]["mean"].max() < 1e-5
-        assert errors[network]["variance"].max() < 1e-3  # unbiased here, biased in Keras 1
+        assert errors[network, "mean"].max() < 1e-5
+        assert errors[network, "variance"].max() < 1e-3  # unbiased here, biased in Keras 1
 
 
-def test_losses_agree_with_the_recording(recording, replayed):
+def test_the_step_agrees_with_the_recording(replayed):
     # How the sums of the fast layers are split depends on the threads, which the first session of a process sets.
-    check_losses(replayed.losses, recording["losses"], later=2e-2)
-
-
-def test_weights_after_one_step_agree_with_the_recording(recording, replayed):
-    check_weights_after_step_1(recording, replayed.weights, of_d=2e-5)
+    check(replayed, later=2e-2, of_d=2e-5)
 
 
 WRONG = {
@@ -93,12 +80,11 @@ WRONG = {
     "D's gradient reversed": [("compute_gradients(dloss,", "compute_gradients(-dloss,")],
     "G's gradient reversed": [("compute_gradients(gloss,", "compute_gradients(-gloss,")],
     "bn_updates lost": [("[update_wd, update_wg, bn_updates]", "[update_wd, update_wg]")],
-    "smoothing lost": [("losses(gscore, rscore)", "losses(gscore, rscore, smoothing=0)")],
 }
 
 
 @pytest.mark.parametrize("change", WRONG)
-def test_a_wrong_step_breaks_parity(change):
+def test_a_wrong_step_breaks_parity(change, networks):
     """The same checks on the program of `gan()` with one mistake in it."""
     source = inspect.getsource(dcgan_keras.gan)
     for right, wrong in WRONG[change]:
@@ -106,25 +92,30 @@ def test_a_wrong_step_breaks_parity(change):
         source = source.replace(right, wrong)
     names = dict(vars(dcgan_keras))
     exec(source, names)
-    recording = np.load(COMMITTED)
-    replayed = replay(recording, gan=names["gan"], steps=2)
+    replayed = replay(RECORDING, networks, gan=names["gan"], steps=2)
     with pytest.raises(AssertionError):
-        check_losses(replayed.losses, recording["losses"])
-        check_weights_after_step_1(recording, replayed.weights, of_d=2e-5)
+        check(replayed, later=2e-2, of_d=2e-5)
 
 
-@pytest.mark.parametrize("recording", [FULL], indirect=True, ids=name_of)
-def test_samples_after_twenty_steps_agree_with_the_recording(recording, replayed):
-    assert replayed.samples.shape == recording["samples_step20"].shape
-    assert np.abs(replayed.samples - recording["samples_step20"]).mean() < 0.01
+@needs_full
+def test_samples_after_twenty_steps_agree_with_the_recording(replayed):
+    assert replayed.samples.shape == RECORDING["samples_step20"].shape
+    assert np.abs(replayed.samples - RECORDING["samples_step20"]).mean() < 0.01
+
+
+@needs_full
+def test_what_is_committed_is_cut_from_the_full_recording(tmp_path):
+    cut(FULL, tmp_path / "cut.npz")
+    committed, again = np.load(COMMITTED), np.load(tmp_path / "cut.npz")
+    assert committed.files == again.files
+    for name in committed:
+        np.testing.assert_array_equal(committed[name], again[name])
 
 
 def test_stock_layers_without_onednn_agree_more_closely(tmp_path):
     """The processor's own order of sums, in a process of its own: TensorFlow reads the variable while it loads."""
-    source = FULL if FULL.exists() else COMMITTED
-    command = [sys.executable, "tests/recording.py", "replay", source, tmp_path / "replayed.npz"]
+    command = [sys.executable, "tests/recording.py", "replay", SOURCE, tmp_path / "replayed.npz"]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"}, check=True, timeout=300)
-    found, recording = np.load(tmp_path / "replayed.npz"), np.load(source)
+    found = np.load(tmp_path / "replayed.npz")
     weights = {name: [found[f"{name}_{i:02}"] for i in range(len(kinds))] for name, kinds in KINDS.items()}
-    check_losses(found["losses"], recording["losses"])
-    check_weights_after_step_1(recording, weights, of_d=1e-5)
+    check(Replay(found["losses"], weights, None), later=1e-2, of_d=1e-5)

@@ -4,30 +4,38 @@ All arrays are uint8, (number, height, width, channels).
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from command import replacing
 
 
-def grid(images: np.ndarray, columns: int | None = None, scale: int = 1, gap: int = 1) -> Image.Image:
-    """Lay out pictures in rows, `gap` black pixels between them, and enlarge the whole without smoothing.
+def image_of(pixels: np.ndarray) -> Image.Image:
+    """pixels: (height, width, 1 or 3) uint8."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def grid(images: np.ndarray, columns: int | None = None, scale: int = 1) -> Image.Image:
+    """Lay out images in rows, a black pixel between them, and enlarge the whole without smoothing.
 
     images: (number, height, width, 1 or 3) uint8. columns: as many as make the grid about square, if not given.
     """
-    number, height, width, channels = images.shape
-    columns = columns or int(np.ceil(np.sqrt(number)))
-    rows = -(-number // columns)
-    canvas = np.zeros((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), np.uint8)
-    for i, image in enumerate(images):
-        top, left = i // columns * (height + gap), i % columns * (width + gap)
-        canvas[top : top + height, left : left + width] = image
-    picture = Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
-    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    number = len(images)
+    columns = columns or math.ceil(math.sqrt(number))
+    tiles = np.pad(images, ((0, -number % columns), (0, 1), (0, 1), (0, 0)))
+    _, height, width, channels = tiles.shape
+    canvas = tiles.reshape(-1, columns, height, width, channels).swapaxes(1, 2).reshape(-1, columns * width, channels)
+    return image_of(enlarged(canvas[:-1, :-1], scale))
+
+
+def enlarged(images: np.ndarray, scale: int) -> np.ndarray:
+    """Every pixel of images (..., height, width, channels) as a square of `scale` x `scale` pixels."""
+    return images.repeat(scale, axis=-3).repeat(scale, axis=-2)
 
 
 def scale_for(height: int) -> int:
@@ -36,35 +44,28 @@ def scale_for(height: int) -> int:
 
 
 def numbered(images: np.ndarray, numbers: Sequence[int], scale: int = 1) -> np.ndarray:
-    """Enlarge pictures and write each one's number below it: (number, height * scale + 12, width * scale, channels)."""
-    tiles = []
-    for image, number in zip(enlarged(images, scale), numbers, strict=True):
-        tile = Image.fromarray(np.pad(image, ((0, 12), (0, 0), (0, 0))).squeeze(-1 if image.shape[-1] == 1 else ()))
-        ImageDraw.Draw(tile).text(
-            (tile.width // 2, image.shape[0]), str(number), fill="white", anchor="ma", font_size=10
-        )
-        tiles.append(np.asarray(tile).reshape(tile.height, tile.width, -1))
-    return np.stack(tiles)
+    """Enlarge images and write each one's number below it: (number, height * scale + 12, width * scale, channels)."""
+    tiles = np.pad(enlarged(images, scale), ((0, 0), (0, 12), (0, 0), (0, 0)))
+    for tile, number in zip(tiles, numbers, strict=True):
+        image = image_of(tile)
+        place = tile.shape[1] // 2, len(tile) - 12
+        ImageDraw.Draw(image).text(place, str(number), fill="white", anchor="ma", font_size=10)
+        tile[:] = np.asarray(image).reshape(tile.shape)
+    return tiles
 
 
 def named_rows(images: np.ndarray, names: Sequence[str], columns: int, scale: int = 1) -> Image.Image:
     """A grid whose rows have their names to the left, white on black; names are cut after 32 characters."""
-    picture = grid(images, columns, scale)
+    picture, font = grid(images, columns, scale), ImageFont.load_default(13)
     names = [name if len(name) <= 32 else f"{name[:31]}…" for name in names]
-    draw = ImageDraw.Draw(picture)
-    margin = 12 + int(max(draw.textlength(name, font_size=13) for name in names))
+    margin = 12 + int(max(map(font.getlength, names)))
     canvas = Image.new(picture.mode, (margin + picture.width, picture.height))
     canvas.paste(picture, (margin, 0))
-    draw, row = ImageDraw.Draw(canvas), (images.shape[1] + 1) * scale
-    for number, name in enumerate(names):
-        place = margin - 6, number * row + images.shape[1] * scale // 2
-        draw.text(place, name, fill="white", anchor="rm", font_size=13)
+    draw, height = ImageDraw.Draw(canvas), images.shape[1]
+    for row, name in enumerate(names):
+        middle = row * (height + 1) * scale + height * scale // 2
+        draw.text((margin - 6, middle), name, fill="white", anchor="rm", font=font)
     return canvas
-
-
-def enlarged(images: np.ndarray, scale: int) -> np.ndarray:
-    """Every pixel as a square of `scale` x `scale` pixels."""
-    return images.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
 def save_png(picture: Image.Image, path: Path, settings: dict[str, object] | None = None) -> None:
