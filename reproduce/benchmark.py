@@ -28,7 +28,7 @@ WARM_UP = 4  # uncounted steps of each method
 LEAST_MEMORY = {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # glibc's for all
 QUIET = 0.5  # the load average of a machine on which nothing else runs
 
-# The floor.
+# The upper limit.
 
 
 def multiply_adds(model) -> list[int]:
@@ -213,6 +213,8 @@ def machine() -> dict:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        flags = next(line for line in lines if line.startswith("flags")).split()
+        processor += " with AVX-512" if "avx512f" in flags else " without AVX-512"
     except (OSError, StopIteration):  # another system than Linux
         pass
     versions = {}
@@ -247,10 +249,10 @@ def table(report: dict) -> str:
             row = report["results"][size].get(name)
             rows[-1] += [shown(row["steps_per_second"], 1) if row else ""]
             rows[-1] += [shown(row["ratio"]) if row and name != "article" else ""]
-    rows.append(["the floor"])
+    rows.append(["upper limit"])
     for size in sizes:
         floor = report["floor"][size]
-        rows[-1] += [shown(floor["steps_per_second"], 1), f"{floor['share']['median']:.0%} of it reached"]
+        rows[-1] += [shown(floor["steps_per_second"], 1), f"the article's step reaches {floor['share']['median']:.0%}"]
     about = report["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
     load = f", load {about['load_before']:.1f} before" if about["load_before"] is not None else ""
@@ -260,14 +262,25 @@ def table(report: dict) -> str:
 
 def parse(arguments: list[str] | None = None):
     parser = command.Parser(
-        prog="python -m reproduce.benchmark", description="Compare the speed of several methods of training the same GAN."
+        prog="python -m reproduce.benchmark",
+        description="Compare the speed of several methods of training the same GAN.",
     )
     add = parser.add_argument
     add("--pair", choices=RACES, default="article", help="networks to train (default: %(default)s)")
     add("--methods", metavar="NAMES", help=f"only these, separated by commas: {', '.join(METHODS)}")
-    add("--seconds", type=command.at_least(1), default=130, metavar="N", help="seconds to run at each batch size (default: %(default)s)")
+    add(
+        "--seconds",
+        type=command.at_least(1),
+        default=130,
+        metavar="N",
+        help="seconds to run at each batch size (default: %(default)s)",
+    )
     add("--json", type=Path, metavar="FILE", help="write all results to this file")
-    add("--quick", action="store_true", help="run two turns at batch 2 without waiting; only shows that the benchmark works")
+    add(
+        "--quick",
+        action="store_true",
+        help="run two turns at batch 2 without waiting; only shows that the benchmark works",
+    )
     arguments = parser.parse_args(arguments)
     possible = list(METHODS) if arguments.pair == "article" else OF_OTHER_PAIRS
     names = arguments.methods.split(",") if arguments.methods else possible

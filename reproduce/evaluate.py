@@ -12,7 +12,7 @@ can reach. The numbers compare generators of one dataset with each other.
     rarest      share of samples in the class that the classifier finds least often
     variety     mean distance between two samples, in pixels, as a multiple of that between two test images; for a
                 generator with classes, both within a class, and the minimum over the classes
-    asked       share of samples that the classifier finds in the class that was asked for
+    asked       share of samples that the classifier finds in the requested class
 
 With --inception the features are those of Keras' Inception. Its weights are not those of the FID's original network
 either, so do not compare these distances with published ones. Images larger than 64x64 are compared reduced to 64x64.
@@ -122,7 +122,7 @@ def variety(
 def samples(
     path: Path, model: str | None, count: int, seed: int, batch_statistics: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """`count` samples of the generator in a file, uint8, and the classes that were asked for, all equally often.
+    """`count` samples of the generator in a file, uint8, and the requested classes, all equally often.
 
     Every file gets the same noise. The generator normalizes by its moving averages, as the author's program does when
     it shows samples, or, with `batch_statistics`, by each batch of 32, as in training.
@@ -151,16 +151,31 @@ def reduced(images: np.ndarray) -> np.ndarray:
 
 
 def parse(arguments: list[str] | None = None):
-    parser = command.Parser(prog="python -m reproduce.evaluate", description="Measure the quality of samples.")
+    parser = command.Parser(
+        prog="python -m reproduce.evaluate", description="Measure the quality of samples (not FID)."
+    )
     add = parser.add_argument
-    add("--weights", type=Path, nargs="+", required=True, metavar="FILE", help="weights of generators, a row for each")
+    add(
+        "--weights",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="weights of one or more generators; each gets a row",
+    )
     add("--dataset", choices=data.DATASETS, help="default: read from run.json, else cifar10")
     add("--data-dir", type=Path, metavar="DIR", help="folder of the data; default: read from run.json, else downloaded")
     add("--model", metavar="NAME", help="the networks; default: read from run.json, else inferred from the weights")
-    add("--samples", type=command.at_least(K + 1), default=10000, metavar="N", help="of each generator (%(default)s)")
-    add("--seed", type=command.at_least(0), default=0, metavar="N", help="random seed (%(default)s)")
+    add(
+        "--samples",
+        type=command.at_least(K + 1),
+        default=10000,
+        metavar="N",
+        help="number of samples of each generator (default: %(default)s)",
+    )
+    add("--seed", type=command.at_least(0), default=0, metavar="N", help="random seed (default: %(default)s)")
     add("--batch-statistics", action="store_true", help="normalize by each batch's statistics, not by moving averages")
-    inception = "compare in the features of Keras' Inception, downloaded (slow); not the FID's network either"
+    inception = "use the features of Keras' Inception (downloaded, slow); this is not FID either"
     add("--inception", action="store_true", help=inception)
     add("--out", type=Path, metavar="FILE.csv", help="also write the table to this file")
     return parser.parse_args(arguments)
@@ -237,7 +252,7 @@ def main(arguments: list[str] | None = None) -> int:
             keras.backend.set_session(sess)
             features, logits = classifier_features(sess, weights, train)
             accuracy = (logits(test.images).argmax(axis=1) == test.labels).mean()
-            print(f"the classifier is right about {accuracy:.2%} of {len(test.images)} test images")
+            print(f"the classifier classifies {accuracy:.2%} of {len(test.images)} test images correctly")
         print(f"frechet: Fréchet distance in the features of {OF_INCEPTION if arguments.inception else OF_CLASSIFIER}")
         real = features(test.images)
         radii = squared_radii(real, K)

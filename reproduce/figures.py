@@ -4,7 +4,7 @@
 
 gan_cifar_32.png                    the run's newest samples in the article's layout, contrast and 16-bit colours
 gan_cifar_32_true_contrast.png      the same in true contrast and colours
-history_010000.png ...              both of the generators kept at about 10,000, 25,000, 50,000 and 90,000 steps
+history_010000.png ...              both, for the generators kept at about 10,000, 25,000, 50,000 and 90,000 steps
 history_strip.png                   a row each at 10,000, 50,000 and the newest step, and of the best
 gan_cifar_32_NAME.png               the same as gan_cifar_32.png of other runs (--others), by the names of their folders
 gan_cifar_32_best.png               and of other weights (--best)
@@ -34,7 +34,7 @@ from training.folder import numbered, read_run, step_of
 
 TILES, COLUMNS, SCALE = 31, 7, 3  # of the article's figure
 STRIP = 10  # tiles in a row of the strip
-HISTORY = (10_000, 25_000, 50_000, 90_000)  # steps of the pictures in between
+HISTORY = (10_000, 25_000, 50_000, 90_000)  # steps of the figures in between
 IN_STRIP = (10_000, 50_000)  # of these, with the newest and the best
 NEAR = 0.1  # of a step: how far from it a kept generator may be
 SAMPLES = Path("samples")
@@ -53,7 +53,7 @@ NOT_FID = "Fréchet distance in the features of a small classifier\n(not FID; lo
 def article_layout(images: np.ndarray) -> Image.Image:
     """31 tiles in rows of seven, a black pixel to the right of and below each, enlarged three times.
 
-    images: (31 or more, height, width, 1 or 3) uint8. The picture in the article's figure is of this size, 693 by 495.
+    images: (31 or more, height, width, 1 or 3) uint8. The image in the article's figure has this size, 693 by 495.
     """
     picture = pictures.grid(images[:TILES], COLUMNS, SCALE)
     return picture.crop((0, 0, picture.width + SCALE, picture.height + SCALE))  # black where it was not
@@ -146,7 +146,7 @@ def bar_chart(labels: list[str], medians: list[float], errors: np.ndarray | None
         axes.text(end + max(ends) / 80, middle, f"{median:.{digits}f}", va="center", fontsize=9)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_xlim(0, 1.08 * max(ends))
-    axes.invert_yaxis()
+    axes.set_ylim(len(labels) - 0.4, -0.6)
     return figure
 
 
@@ -161,7 +161,7 @@ def losses_chart(spans: list[console.Span]):
         axes.plot(steps, median, color=f"C{index}", linewidth=1, label=f"median of {console.BLOCK} steps")
         axes.set(ylabel=name, ylim=(0, None))
         axes.legend(loc="upper right")
-    panels[0].set_title("The losses of G (gloss) and D (dloss)")
+    panels[0].set_title("Losses of G (gloss) and D (dloss)")
     axes.set_xlabel("step")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     return figure
@@ -219,7 +219,6 @@ def speed_chart(path: Path):
     """Steps per second by batch size and method, from the JSON of `reproduce.benchmark`.
 
     Its form: {"results": {"32": {"article": {"steps_per_second": {"median": 15.1, "quartiles": [14.2, 16.0]}}, ...}}}.
-    Older files have "min" and "max" in place of the quartiles.
     """
     labels, medians, ranges, colours = [], [], [], []
     try:
@@ -228,14 +227,15 @@ def speed_chart(path: Path):
                 speed = row["steps_per_second"]
                 labels.append(f"{ways.METHODS[name][0]}, batch {size}")
                 medians.append(float(speed["median"]))
-                ranges.append(speed["quartiles"] if "quartiles" in speed else [speed["min"], speed["max"]])
+                ranges.append(speed["quartiles"])
                 colours.append(f"C{list(ways.METHODS).index(name)}")
         low, high = np.array(ranges, float).T
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not the JSON of reproduce.benchmark; make it with its --json") from error
-    whiskers = "quartiles" if "quartiles" in speed else "minimum and maximum"
     figure = bar_chart(labels, medians, np.array([medians - low, high - medians]), colours, 1)
-    figure.axes[0].set(title="Training speed by method", xlabel=f"steps per second (median, {whiskers})")
+    figure.axes[0].set(
+        title="Training speed by method", xlabel="steps per second: median, first to third quartile (higher is better)"
+    )
     return figure
 
 
@@ -251,11 +251,28 @@ def parse(arguments: list[str] | None = None):
     add("--others", type=Path, nargs="+", metavar="DIR", help="the folders of more runs, to compare with")
     add("--weights", type=Path, metavar="FILE", help="the newest generator's weights (default: the run's)")
     add("--best", type=Path, metavar="FILE", help="the weights of one more generator to show")
-    add("--quality", type=Path, nargs="+", metavar="FILE.csv", help="of reproduce.evaluate (the runs' quality.csv)")
-    add("--benchmark", type=Path, metavar="FILE.json", help="of reproduce.benchmark (samples/benchmark.json)")
+    add(
+        "--quality",
+        type=Path,
+        nargs="+",
+        metavar="FILE.csv",
+        help="tables of reproduce.evaluate (default: each run's quality.csv)",
+    )
+    add(
+        "--benchmark",
+        type=Path,
+        metavar="FILE.json",
+        help="results of reproduce.benchmark (default: samples/benchmark.json)",
+    )
     add("--model", metavar="NAME", help="the networks of the run (default: inferred from run.json or the weights)")
-    add("--seed", type=command.at_least(0), default=0, metavar="N", help="seed of the first sample (%(default)s)")
-    add("--out", type=Path, default=Path("figures"), metavar="DIR", help="where to write (%(default)s)")
+    add(
+        "--seed",
+        type=command.at_least(0),
+        default=0,
+        metavar="N",
+        help="seed of the first sample (default: %(default)s)",
+    )
+    add("--out", type=Path, default=Path("figures"), metavar="DIR", help="output folder (default: %(default)s)")
     return parser.parse_args(arguments)
 
 
@@ -325,7 +342,7 @@ def write_samples(arguments, runs: list[Run], best: Path | None) -> list[str]:
     for other in runs[1:]:
         write(f"gan_cifar_32_{other.folder.resolve().name}", other.kept[-1][1])
     if best:
-        strip["the best"] = write("gan_cifar_32_best", best)
+        strip["best, 1e-3"] = write("gan_cifar_32_best", best)
     if len({images.shape for images in strip.values()}) == 1:
         rows = np.concatenate(list(strip.values()))
         picture = pictures.named_rows(rows, list(strip), STRIP, pictures.scale_for(rows.shape[1]))

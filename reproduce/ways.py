@@ -389,9 +389,11 @@ def serve(name: str, pair: str, batch_size: int) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = command.Parser(prog="python -m reproduce.ways", description="Run one method; the benchmark starts these.")
-    parser.add_argument("name", choices=[*METHODS, RATE])
-    parser.add_argument("--pair", choices=RACES, default="article")
-    parser.add_argument("--batch-size", type=command.at_least(1), default=32, metavar="N")
+    parser.add_argument("name", choices=[*METHODS, RATE], help="method to run")
+    parser.add_argument("--pair", choices=RACES, default="article", help="networks to train (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=command.at_least(1), default=32, metavar="N", help="batch size (default: %(default)s)"
+    )
     arguments = parser.parse_args(arguments)
     return serve(arguments.name, arguments.pair, arguments.batch_size)
 

@@ -56,7 +56,7 @@ def test_quick_races_and_prints_a_table(run_here, tmp_path):
     assert list(report["results"]["2"]) == ["article"] and report["machine"]["load_before"] >= 0
     assert report["results"]["2"]["article"]["ratio"]["median"] == 1
     assert report["floor"]["2"]["flop_per_step"] == pytest.approx(4.70e9 * 2 / 32, rel=1e-3)
-    for label in (ways.METHODS["article"][0], "the floor"):
+    for label in (ways.METHODS["article"][0], "upper limit"):
         assert label in result.stdout
 
 
@@ -100,7 +100,7 @@ def test_methods_that_do_not_fit_into_memory_together_run_one_at_a_time(run_here
     once = ["article", "two-model-graph", ways.RATE]
     assert Process.started == once + once + once[::-1] and not Process.alive
     assert "0.5 (0.5 to 0.5) | 2.00 (2.00 to 2.00)" in result.stdout
-    assert "2.0 (2.0 to 2.0) | 50% of it reached" in result.stdout
+    assert "2.0 (2.0 to 2.0) | the article's step reaches 50%" in result.stdout
 
 
 def test_bad_arguments_are_refused_in_one_line(run_here):
