@@ -234,7 +234,7 @@ def speed_chart(path: Path):
         raise InputError(f"{path} is not the JSON of reproduce.benchmark; make it with its --json") from error
     figure = bar_chart(labels, medians, np.array([medians - low, high - medians]), colours, 1)
     figure.axes[0].set(
-        title="Training speed by method", xlabel="steps per second: median, first to third quartile (higher is better)"
+        title="Training speed by method", xlabel="steps per second (higher is better)\nmedian, first to third quartile"
     )
     return figure
 
