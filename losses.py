@@ -1,4 +1,4 @@
-"""The losses of the other sources. The article's own is in dcgan_keras.py.
+"""Losses other than the article's, from the papers that each names. The article's is in dcgan_keras.py.
 
 Every loss is a function `(gscore, rscore, smoothing) -> (dloss, gloss)` of D's outputs for generated and for real
 images, each (batch, 1). The target of real images is 1 - smoothing.

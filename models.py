@@ -357,7 +357,7 @@ def acgan_generator(
     """G of the tutorial's AC-GAN: [class (1,) int32, noise (100,)] -> image (height, width, channels) in [-1, 1].
 
     The class's embedding times the noise goes through `generator_model`, noise (100,) -> image, perhaps a trained
-    one; by default a new `mnist_generator(shape)`. Without `latent_input` G takes the class alone and draws the noise
+    one; by default a new `mnist_generator(shape)`. Without `latent_input` G takes only the class and draws the noise
     itself, anew in every step.
     """
     generator_model = generator_model or mnist_generator(shape)

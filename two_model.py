@@ -1,8 +1,8 @@
-"""The slow recipe that the article argues against, to compare with: two models, trained in turns with Keras alone.
+"""The slow recipe that the article argues against: two Keras models, trained in turn.
 
 One is the discriminator, the other the generator with the frozen discriminator behind it. A step runs G twice and D
-three times forward, where the article's runs G once and D twice. So it is written in "GAN Lab" and in "Making DCGAN on
-Keras"; networks, losses, data and outputs are the same as `gan()`'s.
+three times forward; the article's step runs G once and D twice. "GAN Lab" and "Making DCGAN on Keras" train like this.
+Networks, losses, data and outputs are those of `gan()`.
 """
 
 import warnings
@@ -21,14 +21,13 @@ def two_model(
     beta1: float = 0.2,
     score: Callable = tf.identity,
 ) -> Callable[..., list[np.float32]]:
-    """The same as `dcgan_keras.gan()`, the recipe apart. It compiles the discriminator.
+    """Like `dcgan_keras.gan()`, but with two models. It compiles the discriminator.
 
-    losses: D's is a sum of what depends on `gscore` and what depends on `rscore`, and G's depends on `gscore` alone, as
-    in every source.
+    losses: D's loss is a term of `gscore` plus a term of `rscore`, and G's loss depends only on `gscore`.
 
-    In a step D is updated twice, on the real and on the generated batch, then G once, with D as it is by then; G makes
-    the batch for D by `predict`, with its moving averages. Where the sources draw new noise for G's own update, the
-    noise of the step is used again, since `gan()` has no more.
+    A step updates D on the real batch, then D on the generated batch, then G through the updated D. G makes the batch
+    for D by `predict`, with its moving averages. "Making DCGAN on Keras" and "GAN Lab" draw new noise for G's update;
+    here the noise of the step is used again, because `gan()` is fed no more.
     """
     rest = tf.constant([[0.5]])
 

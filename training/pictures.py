@@ -69,7 +69,7 @@ def named_rows(images: np.ndarray, names: Sequence[str], columns: int, scale: in
 
 
 def save_png(picture: Image.Image, path: Path, settings: dict[str, object] | None = None) -> None:
-    """Save a picture; `settings`, how it was made, goes into the file as text (tEXt chunks)."""
+    """Save an image; `settings`, how it was made, goes into the file as text (tEXt chunks)."""
     text = PngInfo()
     for name, value in (settings or {}).items():
         text.add_text(name, str(value))
