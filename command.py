@@ -2,7 +2,9 @@
 
 import argparse
 import contextlib
+import errno
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +13,15 @@ from typing import NoReturn
 
 WINDOWS = os.name == "nt"
 MAX_SIZE = 2048  # pixels of an image's side
+STALLED = 10  # seconds to wait for a console that takes no text
+# What a call raises where the file system does not have the service, such as locks on NFS.
+LACKING = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+
+# Before h5py is loaded: files are written beside and renamed here, so HDF5 need not lock them.
+os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
+for _name in ("stdin", "stdout", "stderr"):
+    if getattr(sys, _name) is None:  # closed by the caller: the next file would get its descriptor, and its text
+        setattr(sys, _name, open(os.devnull, "r" if _name == "stdin" else "w"))  # noqa: SIM115
 
 
 class InputError(ValueError):
@@ -92,40 +103,45 @@ def replacing(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".partial-{path.name}")
     try:
         yield beside
-        _sync(beside)
+        with open(beside, "r+b") as file:  # Windows syncs only what is open for writing
+            sync(file.fileno())
         os.replace(beside, path)
-        _sync(path.parent)
+        if not WINDOWS:  # which does not open folders
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                sync(folder)
+            finally:
+                os.close(folder)
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
-    if WINDOWS and path.is_dir():  # Windows does not open folders
-        return
-    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)  # Windows syncs only what is open for writing
+def sync(descriptor: int) -> None:
+    """Bring a file or folder to the disk, where the file system can be told to."""
     try:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        if error.errno not in LACKING:
+            raise
 
 
 # Signals and exit codes.
 
 
-# What a person or a system sends to end a job: Ctrl-C, kill, a closed terminal, Slurm's --signal, a limit of CPU time.
+# What a person or a system sends to end a job: Ctrl-C, kill, a closed terminal, a batch system's warning (Slurm, Grid
+# Engine and LSF let the user choose which), a limit of time, a failing power supply.
 ENDING = [
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")
-    if hasattr(signal, name)
+    getattr(signal, f"SIG{name}")
+    for name in ("INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "XCPU", "ALRM", "PWR", "BREAK")
+    if hasattr(signal, f"SIG{name}")
 ]
 
 
 @contextlib.contextmanager
 def handled(handler: Callable) -> Iterator[None]:
     """Within it, `handler` gets the signals that end a job, but for those that are ignored, as nohup does."""
-    before = {number: signal.getsignal(number) for number in ENDING}
-    before = {number: old for number, old in before.items() if old != signal.SIG_IGN}
+    before = {number: old for number in ENDING if (old := signal.getsignal(number)) not in (signal.SIG_IGN, None)}
     for number in before:
         signal.signal(number, handler)
     try:
@@ -135,50 +151,69 @@ def handled(handler: Callable) -> Iterator[None]:
             signal.signal(number, old)
 
 
-class Stop:
-    """Within it, a signal to end is remembered in `signal`. A second Ctrl-C ends the process at once."""
+@contextlib.contextmanager
+def remembered() -> Iterator[Callable[[], int]]:
+    """Gives a function that returns the first signal to end that came, or 0. A second Ctrl-C ends the process."""
+    came = []
 
-    def __enter__(self):
-        self.signal = 0
-        self.handled = handled(self.remember)
-        self.handled.__enter__()
-        return self
-
-    def remember(self, number, frame):
-        if self.signal and number == signal.SIGINT:
+    def remember(number, frame):
+        if came and number == signal.SIGINT:
             os._exit(128 + number)  # harmless: a file is the old one or the new one, whole
-        self.signal = self.signal or number
+        came.append(number)
 
-    def __exit__(self, *error):
-        return self.handled.__exit__(*error)
+    with handled(remember):
+        yield lambda: came[0] if came else 0
 
 
 class Console:
-    """Stands for sys.stdout or sys.stderr. Once what is behind it is gone, such as a terminal or `head`, all that is
-    written goes nowhere. Letters that its encoding lacks are escaped."""
+    """Stands for sys.stdout or sys.stderr, and never ends a run: what cannot be written is dropped.
+
+    Letters that the encoding lacks are escaped. Once what is behind it is gone, such as a terminal or `head`, all goes
+    nowhere. Where it takes no text, such as a full pipe, that is waited for once, and then not until it takes some.
+    """
 
     def __init__(self, stream):
-        self.stream = stream or open(os.devnull, "w")  # noqa: SIM115 (None where the descriptor is closed)
+        self.stream, self.patience = stream, STALLED
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)  # so that no more than a line waits
 
     def __getattr__(self, name):
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        return self._try(self.stream.write, text) or len(text)
+        self._try(self.stream.write, text)
+        return len(text)
 
     def flush(self) -> None:
         self._try(self.stream.flush)
 
-    def _try(self, function, *arguments):
+    def leave(self):
+        """Write what is left, or drop it, so that Python does not wait for it; returns the stream."""
+        self.flush()
+        if not self.patience:
+            self._drop()
+        return self.stream
+
+    def _try(self, function: Callable, *arguments) -> None:
         try:
-            return function(*arguments)
-        except OSError:  # closed, or full and not to be waited for
-            with contextlib.suppress(OSError, ValueError):
-                null = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(null, self.stream.fileno())
-                os.close(null)
+            if self._takes_text():
+                function(*arguments)
+        except OSError:
+            self._drop()
+
+    def _takes_text(self) -> bool:
+        try:
+            ready = bool(select.select([], [self.stream], [], self.patience)[1])
+        except (OSError, ValueError):  # not a file of the system's; on Windows, not a socket
+            return True
+        self.patience = STALLED if ready else 0
+        return ready
+
+    def _drop(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.stream.fileno())
+            os.close(null)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
@@ -202,5 +237,4 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
     finally:
-        sys.stdout.flush()
-        sys.stdout, sys.stderr = sys.stdout.stream, sys.stderr.stream
+        sys.stdout, sys.stderr = sys.stdout.leave(), sys.stderr.leave()

@@ -8,11 +8,10 @@ Every sample has a seed, and a seed always stands for the same latent vector: ea
 """
 
 import argparse
-import contextlib
 import itertools
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,15 +129,8 @@ def larger(generator: "Generator", arguments) -> list[Path]:
 
 
 def export(generator: "Generator", arguments) -> list[Path]:
-    """A TensorFlow SavedModel."""
-    with new_folder(arguments.out) as partial:
-        generator.export(partial)
-    return [arguments.out]
-
-
-@contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder to write to, next to `path`; it takes the name `path` when all went well."""
+    """A TensorFlow SavedModel, written beside and renamed when it is whole."""
+    path = arguments.out
     if path.exists():
         raise InputError(f"{path} exists already: give another --out")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,10 +138,11 @@ def new_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        yield partial
+        generator.export(partial)
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    return [path]
 
 
 def save(picture: Image.Image, path: Path, generator: "Generator", arguments, seeds: list[int] | None = None) -> Path:

@@ -1,13 +1,17 @@
 """What several tests need: a graph of one's own, the command, and the recording and pictures beside the project."""
 
+import contextlib
 import functools
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+import command  # first: it sets up what h5py reads when it is loaded
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -57,29 +61,13 @@ def tiny_pair():
     layers = keras.layers
 
     def generator():
-        return keras.Sequential(
-            [
-                layers.InputLayer((5,)),
-                layers.Dense(48),
-                layers.BatchNormalization(),
-                layers.LeakyReLU(0.2),
-                layers.Reshape((4, 4, 3)),
-                layers.UpSampling2D(8),
-                layers.Activation("tanh"),
-            ]
-        )
+        first = [layers.InputLayer((5,)), layers.Dense(48), layers.BatchNormalization(), layers.LeakyReLU(0.2)]
+        return keras.Sequential([*first, layers.Reshape((4, 4, 3)), layers.UpSampling2D(8), layers.Activation("tanh")])
 
     def discriminator(activation="sigmoid"):
-        return keras.Sequential(
-            [
-                layers.InputLayer((32, 32, 3)),
-                layers.Conv2D(4, 4, strides=8),
-                layers.BatchNormalization(),
-                models.ConcatDiff(),
-                layers.Flatten(),
-                layers.Dense(1, activation=activation),
-            ]
-        )
+        first = [layers.InputLayer((32, 32, 3)), layers.Conv2D(4, 4, strides=8), layers.BatchNormalization()]
+        last = [layers.Flatten(), layers.Dense(1, activation=activation)]
+        return keras.Sequential([*first, models.ConcatDiff(), *last])
 
     return {"generator": generator, "discriminator": discriminator}
 
@@ -91,29 +79,33 @@ def plain_pair():
     layers = keras.layers
 
     def generator():
-        return keras.Sequential(
-            [
-                layers.InputLayer((5,)),
-                layers.Dense(192),
-                layers.LeakyReLU(0.2),
-                layers.Reshape((8, 8, 3)),
-                layers.UpSampling2D(4),
-                layers.Conv2D(3, 3, padding="same", activation="tanh"),
-            ]
-        )
+        first = [layers.InputLayer((5,)), layers.Dense(192), layers.LeakyReLU(0.2), layers.Reshape((8, 8, 3))]
+        last = layers.Conv2D(3, 3, padding="same", activation="tanh")
+        return keras.Sequential([*first, layers.UpSampling2D(4), last])
 
     def discriminator(activation="sigmoid"):
-        return keras.Sequential(
-            [
-                layers.InputLayer((32, 32, 3)),
-                layers.Conv2D(8, 4, strides=4),
-                layers.LeakyReLU(0.2),
-                layers.Flatten(),
-                layers.Dense(1, activation=activation),
-            ]
-        )
+        first = [layers.InputLayer((32, 32, 3)), layers.Conv2D(8, 4, strides=4), layers.LeakyReLU(0.2)]
+        return keras.Sequential([*first, layers.Flatten(), layers.Dense(1, activation=activation)])
 
     return {"generator": generator, "discriminator": discriminator}
+
+
+def class_pair():
+    """A pair with classes and dropout, whose G is a model inside another."""
+    import models
+    from tf1 import keras
+
+    layers = keras.layers
+
+    def generator(classes):
+        return models.acgan_generator(classes, generator_model=tiny_pair()["generator"]())
+
+    def discriminator(classes, activation="sigmoid"):
+        image = keras.Input((32, 32, 3))
+        features = models.SeededDropout(0.3)(layers.Flatten()(layers.MaxPooling2D(8)(image)))
+        return keras.Model(image, [layers.Dense(1, activation=activation)(features), layers.Dense(classes)(features)])
+
+    return {"generator": generator, "discriminator": discriminator, "with_classes": True}
 
 
 class Result(NamedTuple):
@@ -125,7 +117,6 @@ class Result(NamedTuple):
 @pytest.fixture
 def run_here(tmp_path, monkeypatch, capfd):
     """Run a command's `main` in this process, an empty folder and a graph of its own: saves loading TensorFlow anew."""
-    import command
     from tf1 import tf
 
     monkeypatch.chdir(tmp_path)
@@ -150,18 +141,36 @@ def drawn():
 
 @pytest.fixture
 def dcgan(drawn, run_here, tmp_path, monkeypatch):
-    """`python dcgan_keras.py` in this process, where "tiny" and "plain" are models."""
+    """`python dcgan_keras.py` in this process, with 1,000 faces, where "tiny", "plain" and "classes" are models."""
     import dcgan_keras
     import models
     from sources import faces
     from training import settings
 
-    monkeypatch.setattr(faces, "load", drawn)
-    monkeypatch.setattr(settings, "MODELS", (*settings.MODELS, "tiny", "plain"))
-    for name, pair in (("tiny", tiny_pair()), ("plain", plain_pair())):
+    pairs = {"tiny": tiny_pair(), "plain": plain_pair(), "classes": class_pair()}
+    monkeypatch.setattr(faces, "load", functools.partial(drawn, count=1000))
+    monkeypatch.setattr(settings, "MODELS", (*settings.MODELS, *pairs))
+    for name, pair in pairs.items():
         monkeypatch.setitem(models.MODELS, name, models.MODELS["article"]._replace(**pair))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return lambda *arguments: run_here(dcgan_keras.main, *arguments)
+
+
+RAN = {}
+
+
+@pytest.fixture
+def ran(dcgan, tmp_path, tmp_path_factory):
+    """The folder that a short run with these arguments leaves; it is made once for all tests, and copied."""
+
+    def copy(*arguments, out="run"):
+        if arguments not in RAN:
+            result = dcgan(*SHORT, *arguments, "--out", "ran")
+            assert result.returncode == 0 and result.stderr == "", result.stderr
+            RAN[arguments] = shutil.move(tmp_path / "ran", tmp_path_factory.mktemp("ran"))
+        return Path(shutil.copytree(RAN[arguments], tmp_path / out))
+
+    return copy
 
 
 @pytest.fixture(scope="session")
@@ -175,7 +184,7 @@ def real_data(tmp_path_factory):
 
 
 SHORT = ("--dataset", "faces", "--batch-size", "4", "--sample-every", "3", "--checkpoint-every", "4")
-SHORT += ("--out", "run", "--model", "tiny")  # the model last, so that a test can take another
+SHORT += ("--keep-every", "4", "--keep-checkpoints", "--out", "run", "--model", "tiny")
 
 
 def contents(out):
@@ -196,3 +205,17 @@ def bad_input(result):
     assert result.returncode == 2, result.stderr
     assert result.stderr.count("\n") == 1, result.stderr
     return result.stderr
+
+
+def gone_console(kind):
+    """A descriptor to write to whose other end is gone, or takes no text. The other end stays open in that case."""
+    other, mine = os.openpty() if kind == "a terminal that hangs up" else os.pipe()
+    if not kind.startswith("a full pipe"):
+        os.close(other)
+        return mine
+    os.set_blocking(mine, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(mine, bytes(4096))
+    os.set_blocking(mine, "that waits" in kind)
+    return mine

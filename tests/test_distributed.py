@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -49,7 +50,7 @@ def on_devices():
         yield build
 
 
-@pytest.mark.parametrize("alternating", [False, True])
+@pytest.mark.parametrize("alternating", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_two_devices_end_as_one_with_the_same_batch(alternating, on_devices):
     """Up to rounding, without batch statistics."""
     ends = []
@@ -206,6 +207,18 @@ def test_a_worker_that_does_not_come_is_one_line(dcgan, monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_worker_that_ends_before_the_job_begins_is_one_line(dcgan, monkeypatch):
+    """Here it is a process that listens, and closes its port while TensorFlow waits for it to answer."""
+    (mine,) = free_addresses(1)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        theirs = f"127.0.0.1:{other.getsockname()[1]}"
+        monkeypatch.setenv("TF_CONFIG", config([mine, theirs], 0))
+        threading.Timer(1, other.close).start()
+        result = dcgan("--dataset", "faces", "--model", "tiny")
+    line = f"error: worker 1 ({theirs}) ended: start the job again from its last checkpoint\n"
+    assert (result.returncode, result.stderr) == (1, line)
+
+
 # A job of two processes.
 
 
@@ -259,16 +272,18 @@ class Running:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows ends a process where POSIX sends it SIGTERM")
-def test_one_process_of_a_job_is_killed_then_one_told_to_stop(pictures, tmp_path, dcgan):
-    """The other ends with one line. The job resumes, stops in step, and is where one process would be."""
+@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_a_job_of_which_one_process_is_told_to_stop_stops_in_step(killed, pictures, tmp_path, dcgan):
+    """All is saved, and is where one process would be. The same for a job that resumes after one of it was killed."""
     run = ("--dataset", "folder", "--data-dir", pictures, "--model", "plain", "--batch-size", 16, "--out", "run")
     run = (*run, "--sample-every", 5000)
-    with Running(tmp_path, *run, "--checkpoint-every", 20, "--steps", 5000) as job:
-        job.comes_to(40)  # run.json is written before the checkpoint of its step, so that of step 20 is there
-        job.processes[0].kill()
-        code, _, err = job.end()[1]
-    line = "error: worker 0 ended: start the job again from the last checkpoint that worker 0 has written\n"
-    assert (code, err) == (1, line)
+    if killed:
+        with Running(tmp_path, *run, "--checkpoint-every", 20, "--steps", 5000) as job:
+            job.comes_to(40)  # run.json is written before the checkpoint of its step, so that of step 20 is there
+            job.processes[0].kill()
+            code, _, err = job.end()[1]
+        assert code == 1 and err.startswith("error: worker 0 (127.0.0.1:")
+        assert err.endswith(") ended: start the job again from the last checkpoint that worker 0 has written\n")
     with Running(tmp_path, *run, "--checkpoint-every", 20, "--steps", 5000) as job:
         job.comes_to(job.step() + 1)
         job.processes[1].terminate()
@@ -276,7 +291,7 @@ def test_one_process_of_a_job_is_killed_then_one_told_to_stop(pictures, tmp_path
     assert [(code, err) for code, _, err in results] == [(128 + signal.SIGTERM, "")] * 2
     step = job.step()
     assert f"stopped at step {step}, all saved" in results[0][1] and f"stopped at step {step}\n" in results[1][1]
-    assert "resuming from step" in results[0][1] and not list((tmp_path / "worker1").iterdir())
+    assert ("resuming from step" in results[0][1]) == killed and not list((tmp_path / "worker1").iterdir())
     assert dcgan(*run, "--steps", step).returncode == 0
     folders = (tmp_path / "run", tmp_path / "worker0" / "run")
     losses = [np.loadtxt(folder / "losses.csv", delimiter=",", skiprows=1) for folder in folders]

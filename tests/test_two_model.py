@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from conftest import class_pair
 
-import models
 from dcgan_keras import LOSSES, gan
 from tf1 import keras, tf
 from tf1.layers import SeededDropout
@@ -39,18 +39,18 @@ def test_both_recipes_report_the_same_losses(name, sess):
 
 
 def test_with_classes_both_recipes_report_the_same_numbers(sess):
-    pair = models.acgan_generator(), models.acgan_discriminator(activation="linear")
+    pair = class_pair()["generator"](5), class_pair()["discriminator"](5, "linear")
     feeds = [
         recipe(*pair, LOSSES["bce"].function, learning_rate=1e-12, score=tf.sigmoid) for recipe in (gan, two_model)
     ]
     sess.run(tf.global_variables_initializer())
-    noise = [np.int32([[0], [1]]), np.random.default_rng(0).standard_normal((2, 100), dtype=np.float32)]
-    images = np.random.default_rng(1).uniform(-1, 1, (2, 28, 28, 1))
-    one_pass, two_models = (feed(sess, images, noise, np.array([2, 3]), scores=True) for feed in feeds)
+    images, noise = batch()
+    labels = np.arange(8) % 5
+    one_pass, two_models = (feed(sess, images, [labels[:, np.newaxis], noise], labels, scores=True) for feed in feeds)
     # About the same: dropout draws other masks, and G normalizes by its moving averages here. G's loss is left out, as
     # one pass adds the class loss of real pictures to it, which G cannot change.
     np.testing.assert_allclose(np.delete(two_models, 1), np.delete(one_pass, 1), rtol=0.3)
-    assert len(feeds[1](sess, images, noise, np.array([2, 3]))) == 2
+    assert len(feeds[1](sess, images, [labels[:, np.newaxis], noise], labels)) == 2
 
 
 @pytest.mark.parametrize("moving", ["generator", "discriminator"])

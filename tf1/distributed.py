@@ -16,8 +16,10 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, TimeoutError
 from typing import NamedTuple
 
 import numpy as np
@@ -293,12 +295,16 @@ class Worker(Job):
         except tf.errors.OpError as error:
             line = f"TF_CONFIG gives {task.name} the address {self.names[task.name]}; is its port in use here?"
             raise InputError(f"{line} ({one_line(error)})") from None
-        self.wait_for_others()
+        latest = time.monotonic() + PATIENCE
+        while gone := self.gone():
+            if time.monotonic() > latest:
+                raise RunError(f"{gone} did not come in {PATIENCE} seconds")
+            time.sleep(0.2)
         # The first collective of every worker, however different their graphs are.
         self.rows = tf.placeholder(tf.float32, (self.workers, NOTE))
         self.everyones = self.strategy.reduce(SUM, self.rows, axis=None)
         with self.session() as sess, self.watched(lambda: "its last checkpoint"):
-            self.notes(sess, {})  # from here on, TensorFlow notices the end of a worker
+            self._meet(sess)
 
     def config(self) -> tf.ConfigProto:
         config = super().config()
@@ -308,13 +314,10 @@ class Worker(Job):
     def session(self) -> tf.Session:
         return tf.Session(self.server.target, config=self.config())
 
-    def wait_for_others(self) -> None:
-        latest = time.monotonic() + PATIENCE
-        for name, address in self.names.items():
-            while name != self.name and not answers(address):
-                if time.monotonic() > latest:
-                    raise RunError(f"{name} ({address}) did not come in {PATIENCE} seconds")
-                time.sleep(0.2)
+    def gone(self) -> str:
+        """The other workers that do not answer, by name and address."""
+        others = {name: address for name, address in self.names.items() if name != self.name}
+        return " and ".join(f"{name} ({address})" for name, address in others.items() if not answers(address))
 
     def build(self, recipe: Callable, *arguments, **options) -> Callable:
         feed = super().build(recipe, *arguments, **options)
@@ -334,6 +337,24 @@ class Worker(Job):
         rows[self.index, : len(text)] = np.frombuffer(text, np.uint8)
         everyones = sess.run(self.everyones, {self.rows: rows}, **options).astype(np.uint8)
         return [json.loads(bytes(row).rstrip(b"\0")) for row in everyones]
+
+    def _meet(self, sess: tf.Session) -> None:
+        """The first note. From then on TensorFlow notices that a worker ends; before, it would wait without end."""
+        met = Future()
+
+        def note():
+            try:
+                met.set_result(self.notes(sess, {}))
+            except tf.errors.OpError as error:
+                met.set_exception(error)
+
+        threading.Thread(target=note, daemon=True).start()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                met.result(timeout=1)
+                return
+            if gone := self.gone():
+                raise tf.errors.UnavailableError(None, None, f"{gone} does not answer")
 
     def agree(self, sess: tf.Session, settings: Callable[[], dict]) -> None:
         everyones = self.notes(sess, settings())
@@ -372,9 +393,8 @@ class Worker(Job):
         try:
             yield
         except LOST as error:
-            gone = [name for name, address in self.names.items() if name != self.name and not answers(address)]
-            silent = f"another worker ended or is silent ({one_line(error)[:200]})"
-            what = f"{' and '.join(gone)} ended" if gone else silent
+            gone, silent = self.gone(), f"another worker ended or is silent ({one_line(error)[:200]})"
+            what = f"{gone} ended" if gone else silent
             raise RunError(f"{what}: start the job again from {resumes_from()}") from error
 
 

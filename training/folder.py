@@ -21,6 +21,10 @@ try:
 except ImportError:  # everything else
     msvcrt = None
 
+# Why a file cannot be written: the disk, the folder, the user's limits, or a network file system that is gone.
+UNWRITABLE = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EIO, errno.EFBIG)
+UNWRITABLE += tuple(getattr(errno, name) for name in ("EDQUOT", "ESTALE", "ENOTCONN") if hasattr(errno, name))
+
 
 def step_of(path: Path) -> int | None:
     """The step in a file's name; None where it has none."""
@@ -85,9 +89,7 @@ class RunFolder:
         return f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
 
     def check_identity(self, identity: dict) -> None:
-        """Raise InputError where the folder has another run, with other settings or other data."""
-        if not self.checkpoints():
-            return
+        """Raise InputError where the run in the folder has other settings or other data."""
         run = read_run(self.path)
         if run is None:
             raise InputError(f"{self} has checkpoints but no run.json: give another --out, or --restart")
@@ -138,25 +140,26 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"--out {self} cannot be written: {error.strerror}") from error
         try:
-            try:
-                if fcntl:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                elif msvcrt:
-                    msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-                renamed = not os.path.samestat(os.fstat(descriptor), os.stat(self / ".lock"))
-            except OSError as error:
-                taken = isinstance(error, BlockingIOError | FileNotFoundError | PermissionError)
-                renamed = taken
-                if not taken:  # as on some network file systems
-                    print(
-                        f"warning: {self} cannot be locked ({error.strerror}): start no second run in it",
-                        file=sys.stderr,
-                    )
-            if renamed:
+            if self._taken(descriptor):
                 raise InputError(f"another run is writing to {self}: give this one another --out")
             yield
         finally:
             os.close(descriptor)
+
+    def _taken(self, lock: int) -> bool:
+        """Lock the file of this descriptor; returns whether another run has it."""
+        try:
+            if fcntl:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            elif msvcrt:
+                msvcrt.locking(lock, msvcrt.LK_NBLCK, 1)
+            return not os.path.samestat(os.fstat(lock), os.stat(self / ".lock"))  # another has renamed the folder
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK, errno.ENOENT):
+                return True
+            reason = f"{self} cannot be locked ({error.strerror})"  # as on some network file systems
+            print(f"warning: {reason}: start no second run in it", file=sys.stderr)
+            return False
 
     def _set_aside(self) -> None:
         """Rename the folder to the first free name of {folder}.1, {folder}.2, ..."""
@@ -200,11 +203,7 @@ def _reason(error: Exception) -> str | None:
         return os.strerror(error.errno)
     if found := re.search(r"errno = (\d+)", str(error)):  # in what h5py raises
         return os.strerror(int(found[1]))
-    words = (
-        os.strerror(number)
-        for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOENT, errno.EIO)
-    )
-    return next((reason for reason in words if reason in str(error)), None)  # in what TensorFlow raises
+    return next((reason for reason in map(os.strerror, UNWRITABLE) if reason in str(error)), None)  # TensorFlow's
 
 
 def _shortened(value: object) -> str:

@@ -191,6 +191,7 @@ def load_generator(path: Path, name: str | None = None, batch_statistics: bool =
     else:
         what = "this model" if name else "any model"
         reasons = "; ".join(f"{each}: {difference}" for each, difference in differences.items())
+        reasons = reasons or f"run.json says {'x'.join(map(str, told[0]))}, which is no size of {name}"
         raise InputError(f"{path} does not have the weights of {what}: {reasons}")
     if len({pair.pixels for _, pair, _ in fitting}) > 1:
         raise InputError(f"{path} fits several models: choose with --model {' or '.join(each for each, *_ in fitting)}")
@@ -203,6 +204,20 @@ def load_generator(path: Path, name: str | None = None, batch_statistics: bool =
     return Generator(name, model, pair.pixels, names, batch_statistics)
 
 
+def _texts(values: Iterable) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+SETTINGS = {  # of run.json, and whether a value is one that a run writes
+    "model": lambda model: isinstance(model, str),
+    "shape": lambda shape: isinstance(shape, list) and [type(n) is int and n > 0 for n in shape] == [True] * 3,
+    "classes": lambda classes: isinstance(classes, list) and _texts(classes),
+    "source": lambda source: (
+        isinstance(source, dict) and source.keys() == {"file", "sha256"} and _texts(source.values())
+    ),
+}
+
+
 def read_settings(folder: Path) -> dict:
     """What run.json in a folder says: model, shape, classes, source; what is not there is left out.
 
@@ -210,13 +225,10 @@ def read_settings(folder: Path) -> dict:
     """
     try:
         run = read_run(folder) or {}
-        run = {name: run[name] for name in ("model", "shape", "classes", "source") if run.get(name) is not None}
-        shape, source = run.get("shape", [1, 1, 1]), run.get("source", {"file": "", "sha256": ""})
-        right = isinstance(run.get("model", ""), str) and isinstance(shape, list) and isinstance(source, dict)
-        right = right and len(shape) == 3 and all(type(number) is int and number > 0 for number in shape)
-        right = right and isinstance(run.get("classes", []), list) and {"file", "sha256"} <= source.keys()
-        if not right or not all(isinstance(text, str) for text in [*run.get("classes", []), *source.values()]):
-            raise InputError(f"{folder / 'run.json'} is not a run's")
+        run = {name: run[name] for name in SETTINGS if run.get(name) is not None}
+        for name, value in run.items():
+            if not SETTINGS[name](value):
+                raise InputError(f"{folder / 'run.json'} is not a run's: its {name} cannot be {value!r:.100}")
     except InputError as error:
         print(f"warning: {printable(str(error))}; it is ignored", file=sys.stderr)
         return {}
@@ -258,4 +270,4 @@ def shapes_told(found: list[weights.LayerWeights]) -> set[models.Shape]:
 
 def digest(path: Path) -> str:
     """What a PNG says of the weights that made it: the file's name and SHA-256."""
-    return f"{printable(path.name)} sha256 {hashlib.sha256(np.memmap(path, mode='r')).hexdigest()}"
+    return f"{printable(path.name)} sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"

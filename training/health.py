@@ -89,9 +89,8 @@ def warn_of_memory(networks: list[keras.Model], batch_size: int) -> None:
     outputs = sum(
         math.prod(shape[1:]) for network in networks for layer in network.layers for shape in _output_shapes(layer)
     )
-    needed = 4 * (
-        4 * weights + 4 * batch_size * outputs
-    )  # bytes: weights, two moments, gradients; gradients of outputs
+    # Bytes of float32: weights, their gradients and two moments; outputs of two batches and their gradients.
+    needed = 4 * (4 * weights + 4 * batch_size * outputs)
     with contextlib.suppress(OSError, KeyError):  # another system than Linux
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         available = int(lines["MemAvailable"].split()[0]) * 1024

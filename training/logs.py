@@ -2,6 +2,8 @@
 
 import errno
 import io
+import itertools
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from command import RunError, replacing
+from command import RunError, replacing, sync
 from tf1 import tf
 from training import pictures
 from training.folder import RunFolder, numbered
@@ -39,9 +41,10 @@ class Logs:
         self.folder, self.rows = folder, rows
         self.epochs = Epochs(per_epoch)
         with folder.writing():
-            found = [row for row in read_rows(before or folder / "losses.csv") if row[0] <= start]
-            if [row[0] for row in found] != list(range(1, start + 1)):
-                self.keep_damaged(start)
+            source = before or folder / "losses.csv"
+            found = [row for row in read_rows(source) if row[0] <= start]
+            if start and (columns_of(source) != LOSSES or [row[0] for row in found] != list(range(1, start + 1))):
+                self.keep_damaged(source, start)
             losses, epochs = [], []
             for step, *values in found:
                 losses.append(csv_row(step, values))
@@ -52,17 +55,17 @@ class Logs:
             self.summaries = tf.summary.FileWriter(str(folder), graph if start == 0 else None)
             self.summaries.add_session_log(tf.SessionLog(status=tf.SessionLog.START), start + 1)
 
-    def keep_damaged(self, start: int) -> None:
-        """Keep a losses.csv in which rows up to `start` are missing or cannot be read, under another name."""
-        path = self.folder / "losses.csv"
-        if not path.exists():
-            return
-        names = (path.with_name(f"losses_damaged{n or ''}.csv") for n in range(10**6))
-        kept = next(name for name in names if not name.exists())
-        with replacing(kept) as partial:
-            partial.write_bytes(path.read_bytes())
-        print(f"warning: {path} does not have every step up to {start}: it is kept as {kept.name}, and the rows that "
-              "can be read are used", file=sys.stderr)  # fmt: skip
+    def keep_damaged(self, source: Path, start: int) -> None:
+        """Say that `source` is not as a run leaves it, and keep the run's own file under another name."""
+        path, kept = self.folder / "losses.csv", ""
+        if path.exists():
+            names = (path.with_name(f"losses_damaged{n or ''}.csv") for n in itertools.count())
+            copy = next(name for name in names if not name.exists())
+            with replacing(copy) as partial:
+                partial.write_bytes(path.read_bytes())
+            kept = f"it is kept as {copy.name}, and "
+        reason = f"{source} is damaged, or does not have every step up to {start}"
+        print(f"warning: {reason}: {kept}the rows that can be read are used", file=sys.stderr)
 
     def __enter__(self):
         return self
@@ -115,7 +118,7 @@ class Logs:
         with self.folder.writing():
             self.append()
             for file in self.files:
-                os.fsync(file.fileno())
+                sync(file.fileno())
             self.summaries.flush()
 
 
@@ -148,6 +151,14 @@ def csv_row(number: int, values: list[float]) -> str:
     return ",".join([str(number), *(f"{value:.9g}" for value in values)]) + "\n"
 
 
+def columns_of(path: Path) -> str | None:
+    """The first line of a file, which names the columns; None where there is no file."""
+    if not path.exists():
+        return None
+    with open(path, errors="replace") as file:
+        return file.readline().rstrip("\n")
+
+
 def read_rows(path: Path) -> Iterator[tuple[float, ...]]:
     """The rows (step, dloss, gloss, mean D(x), mean D(G(z))) of a losses.csv, or (epoch, dloss, gloss) of epochs.csv.
 
@@ -155,14 +166,14 @@ def read_rows(path: Path) -> Iterator[tuple[float, ...]]:
     """
     if not path.exists():
         return
+    columns, last = len((EPOCHS if columns_of(path) == EPOCHS else LOSSES).split(",")), 0
     with open(path, errors="replace") as file:
-        columns, last = len(next(file, "").split(",")), 0
         for line in file:
             try:
                 row = int(line.split(",")[0]), *map(float, line.split(",")[1:])
             except ValueError:
                 continue
-            if len(row) == columns and line.endswith("\n") and row[0] > last:
+            if len(row) == columns and line.endswith("\n") and row[0] > last and all(map(math.isfinite, row)):
                 last = row[0]
                 yield row
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 import data
-from command import InputError, RunError, Stop
+from command import InputError, RunError, remembered
 from tf1 import distributed, keras, tf
 from training import health, weights
 from training.folder import RunFolder, read_run, step_of
@@ -86,29 +86,23 @@ class Run:
         enter(self._memory_errors())
         keras.backend.set_session(self.sess)
         job.agree(self.sess, lambda: {**self.identity, "classes": len(self.dataset.classes), "steps": settings.steps})
-        self.state = self.started = self.before = self.refused = None  # of what a new run takes from another one
         self.sess.run(tf.global_variables_initializer())
-        if self.writes and settings.start_from and (settings.restart or not self.folder.checkpoints()):
-            try:
-                self._start_from(RunFolder(settings.start_from))
-            except InputError as error:
-                self.refused = error  # raised where the other workers learn of it
+        # The newest two are kept. The variables of several devices are saved once and restored to all.
+        self.saver = tf.train.Saver(max_to_keep=2, save_relative_paths=True)
+        self.started = self.before = None  # of what a new run takes from another one
+        self.start = job.begin(self.sess, self._restore)
         keras.backend.get_session()  # Keras adds operations of its own here, so that the graph can be closed
         self.classes = len(self.dataset.classes)
         conditional = isinstance(self.generator.input, list)
         self.rows = self.dataset.classes[:MAX_ROWS] if conditional else []
         self.sample = sampler(self.generator, settings.pixels, sample_feed(self.generator, self.classes))
-        # The newest two are kept. The variables of several devices are saved once and restored to all.
-        self.saver = tf.train.Saver(max_to_keep=2, save_relative_paths=True)
         tf.get_default_graph().finalize()
-        self.start = job.begin(self.sess, self._restore)
         part = (job.index, job.workers)
         self.batches = data.batches(
             self.dataset, settings.batch_size, settings.pixels, settings.seed, self.start, part, settings.flip
         )
         self.loop = enter(contextlib.ExitStack())  # what is open while steps are taken
-        self.stop, self.stopped = enter(Stop()), 0
-        job.signal = lambda: self.stop.signal
+        job.signal, self.stopped = enter(remembered()), 0
 
     def _resumes_from(self) -> str:
         if not self.writes:
@@ -116,34 +110,46 @@ class Run:
         checkpoints = self.folder.checkpoints()
         return str(checkpoints[-1]) if checkpoints else "the beginning"
 
-    def _start_from(self, source: RunFolder) -> None:
-        """Take the weights of another run, or find its training state. Raises InputError where they do not fit."""
-        settings = self.settings
-        if settings.from_step or settings.keep_optimizer:
-            self.state = source.state(settings.from_step)
-        else:
-            for name, layers in read_networks(source, self.networks).items():
-                weights.set_weights(self.networks[name], layers)
-        self.before = source / "losses.csv"
-        self.started = {"folder": str(source), "step": self.state and step_of(self.state)}
-
     def _restore(self) -> int:
         """The step that the run begins after. All checks come first; then the folder is made and locked."""
         settings, folder = self.settings, self.folder
         checkpoints = [] if settings.restart else folder.checkpoints()
-        if self.refused:
-            raise self.refused
-        if not settings.restart:
+        new, start = settings.start_from and not checkpoints, 0
+        if new:
+            start = self._start_from(RunFolder(settings.start_from))
+        elif checkpoints:
             folder.check_identity(self.identity)
-        start = step_of(self.state) if self.state else 0
         folder.check_room(self._room(len(checkpoints), start))
-        if self.state and not self._load(self.state):
-            raise InputError(f"--start-from: {self.state} is damaged")
         # Everything below changes the disk.
         self.stack.enter_context(folder.locked(settings.restart))
-        return start if self.started else self._load_last(checkpoints)
+        return start if new else self._load_last(checkpoints)
 
-    def _load_last(self, checkpoints: list) -> int:
+    def _start_from(self, source: RunFolder) -> int:
+        """Take the weights or the training state of another run; returns its step, 0 where only the weights are taken.
+
+        Raises InputError where they do not fit, before any of them is taken.
+        """
+        settings, step = self.settings, None
+        if settings.from_step or settings.keep_optimizer:
+            state = source.state(settings.from_step)
+            if not self._load(state):
+                raise InputError(f"--start-from: {state} is damaged")
+            step = step_of(state)
+        else:
+            found = {name: weights.read(source / f"{name}.h5") for name in self.networks}
+            for name, model in self.networks.items():
+                if difference := weights.mismatch(model, found[name]):
+                    path = source / f"{name}.h5"
+                    raise InputError(
+                        f"--start-from: {path} does not have the weights of this model's {name}: {difference}"
+                    )
+            for name, model in self.networks.items():
+                weights.set_weights(model, found[name])
+        self.before = source / "losses.csv"
+        self.started = {"folder": str(source), "step": step}
+        return step or 0
+
+    def _load_last(self, checkpoints: list[Path]) -> int:
         """Restore the newest checkpoint that is whole; returns its step, or 0 where there is no checkpoint."""
         for path in reversed(checkpoints):
             if self._load(path):
@@ -311,17 +317,6 @@ class Run:
     def _not_finite(self, what: str, step: int) -> RunError:
         advice = "A lower --learning-rate may help"
         return RunError(f"{what} NaN or infinite at step {step}; {self.folder.last_checkpoint()}. {advice}")
-
-
-def read_networks(source: RunFolder, networks: dict[str, keras.Model]) -> dict[str, list[weights.LayerWeights]]:
-    """The weights {name}.h5 of another run for these networks. Raises InputError where they do not fit."""
-    found = {}
-    for name, model in networks.items():
-        path = source / f"{name}.h5"
-        found[name] = weights.read(path)
-        if difference := weights.mismatch(model, found[name]):
-            raise InputError(f"--start-from: {path} does not have the weights of this model's {name}: {difference}")
-    return found
 
 
 def sampler(generator: keras.Model, pixels: tuple[float, float], noise: np.ndarray | list) -> Callable:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,11 +39,6 @@ def interval(text: str, units: tuple[str, ...] = ("epochs", "epoch")) -> Interva
     except argparse.ArgumentTypeError as error:
         minutes = " or minutes, e.g. 10min" if "min" in units else ""
         raise argparse.ArgumentTypeError(f"{error}; give steps, epochs, e.g. 25epochs{minutes}") from None
-
-
-def interval_or_minutes(text: str) -> Interval:
-    """An argparse type."""
-    return interval(text, ("epochs", "epoch", "min"))
 
 
 def number_or_all(text: str) -> int | None:
@@ -138,7 +134,7 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
     add("--sample-every", default="500", **every, help="steps, or epochs, e.g. 25epochs (%(default)s)")
     add(
         "--checkpoint-every",
-        type=interval_or_minutes,
+        type=partial(interval, units=("epochs", "epoch", "min")),
         metavar="N",
         help="steps, epochs or minutes, e.g. 10min (default: 500 steps or 10min, whichever comes first)",
     )

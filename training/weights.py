@@ -41,25 +41,10 @@ def room(variables) -> int:
 
 def save_weights(model, path: Path) -> None:
     """Write the weights of a Keras model as HDF5. Raises OSError where the disk is full, and keeps the old file."""
-    if shutil.disk_usage(path.parent).free < room(
-        model.weights
-    ):  # HDF5 would notice too, but print it for every object
+    if shutil.disk_usage(path.parent).free < room(model.weights):  # HDF5 would print it for every object
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     with replacing(path) as beside:
         model.save_weights(beside, save_format="h5")
-
-
-def load_weights(model, path: str | os.PathLike) -> None:
-    """Set the weights of a Keras model to those in `path`, all of them or none.
-
-    path: a file that tf-keras 2 wrote, by `save_weights(..., save_format="h5")` or by `save("....h5")`. Layers are
-    matched by their order, as in Keras, since names carry a counter. Raises InputError where the file is no such file,
-    or its weights are not finite or do not have the model's shapes.
-    """
-    layers = read(path)
-    if difference := mismatch(model, layers):
-        raise InputError(f"{path} does not have the weights of this model: {difference}")
-    set_weights(model, layers)
 
 
 def mismatch(model, layers: list[LayerWeights]) -> str | None:
@@ -93,11 +78,18 @@ def _listed(shapes: list[tuple[int, ...]]) -> str:
 
 
 def read(path: str | os.PathLike) -> list[LayerWeights]:
-    """The weights in a file, layer by layer. Raises InputError where there are none, or some are not finite."""
+    """The weights in a file, layer by layer.
+
+    path: a file that tf-keras 2 wrote, by `save_weights(..., save_format="h5")` or by `save("....h5")`. Layers are in
+    order, as Keras matches them, since names carry a counter. Raises InputError where it is no such file, or weights
+    are not finite.
+    """
     path = Path(path)
     if path.suffix == ".index" or ".data-" in path.name or Path(f"{path}.index").exists():
         raise InputError(f"{path} {CHECKPOINT}")
     try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder: give a file of weights, such as generator.h5 of a run")
         if path.exists() and not path.is_file():  # a pipe would block, a device may never end
             raise InputError(f"{path} is not a file")
         with open(path, "rb") as file:
@@ -174,7 +166,10 @@ def _mapped(path: Path, dataset: h5py.Dataset) -> np.ndarray:
     """A dataset as a part of the file, read when it is used."""
     if not dataset.size:
         return np.zeros(dataset.shape, np.float32)
-    return np.memmap(path, np.float32, "r", dataset.id.get_offset(), dataset.shape)
+    try:
+        return np.memmap(path, np.float32, "r", dataset.id.get_offset(), dataset.shape)
+    except OSError:  # some file systems cannot map a file
+        return dataset[()]
 
 
 def _text(name: str | bytes) -> str:
