@@ -95,7 +95,7 @@ def printable(text: str) -> str:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a name beside `path` to write to; what was written there is synced and takes the name `path`.
+    """Give a name next to `path` to write to; what was written there is synced and takes the name `path`.
 
     So a file is the old one or the new one, whole, whatever happens in between. The suffix is kept, because libraries
     choose a format by it.

@@ -210,7 +210,7 @@ def parse(given: Sequence[str] | None = None):
     add = add_command(grid, "a grid of samples", "grid.png")
     add_seeds(add, "0-63")
     add_class(add)
-    add("--columns", type=command.at_least(1), metavar="N", help="columns of the grid (default: about square)")
+    add("--columns", type=command.at_least(1), metavar="N", help="number of columns (default: an about square grid)")
     add("--numbers", action="store_true", help="write each sample's seed below it")
 
     add = add_command(single, "one file per sample", "single", "output folder (default: %(default)s)")
@@ -237,7 +237,7 @@ def parse(given: Sequence[str] | None = None):
 
     add = add_command(larger, "a larger image, from a fully convolutional model", "larger.png")
     add("--size", type=command.size, required=True, metavar="HxW", help="height and width in pixels, e.g. 96 or 64x96")
-    add("--seed", type=command.at_least(0), default=0, metavar="N", help="random seed (default: %(default)s)")
+    add("--seed", type=command.at_least(0), default=0, metavar="N", help="seed of the image (default: %(default)s)")
 
     text = "output folder (default: %(default)s)"
     add_command(export, "a TensorFlow SavedModel: latent vectors -> images (uint8)", "saved_model", text)

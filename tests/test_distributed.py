@@ -203,7 +203,7 @@ def test_a_worker_that_does_not_come_is_one_line(dcgan, monkeypatch, tmp_path):
     monkeypatch.setenv("TF_CONFIG", config(addresses, 0))
     result = dcgan("--dataset", "faces", "--model", "tiny")
     assert result.returncode == 1
-    assert result.stderr == f"error: worker 1 ({addresses[1]}) did not come in 1 seconds\n"
+    assert result.stderr == f"error: worker 1 ({addresses[1]}) did not start within 1 seconds\n"
     assert not list(tmp_path.iterdir())
 
 

@@ -298,7 +298,7 @@ class Worker(Job):
         latest = time.monotonic() + PATIENCE
         while gone := self.gone():
             if time.monotonic() > latest:
-                raise RunError(f"{gone} did not come in {PATIENCE} seconds")
+                raise RunError(f"{gone} did not start within {PATIENCE} seconds")
             time.sleep(0.2)
         # The first collective of every worker, however different their graphs are.
         self.rows = tf.placeholder(tf.float32, (self.workers, NOTE))

@@ -228,7 +228,9 @@ def read_settings(folder: Path) -> dict:
         run = {name: run[name] for name in SETTINGS if run.get(name) is not None}
         for name, value in run.items():
             if not SETTINGS[name](value):
-                raise InputError(f"{folder / 'run.json'} is not a run's: its {name} cannot be {value!r:.100}")
+                raise InputError(
+                    f"{folder / 'run.json'} is not the run.json of a run: its {name} cannot be {value!r:.100}"
+                )
     except InputError as error:
         print(f"warning: {printable(str(error))}; it is ignored", file=sys.stderr)
         return {}

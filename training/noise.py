@@ -1,4 +1,4 @@
-"""What a generator is fed: noise and classes that depend on the seed and the step alone, so that a resumed run has the
+"""What a generator is fed: noise and classes that depend only on the seed and the step, so that a resumed run has the
 same."""
 
 import numpy as np
@@ -16,7 +16,7 @@ def noise_of(seed: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def noise_for(seed: int, step: int, batch_size: int, shape: tuple[int, ...]) -> np.ndarray:
-    """The noise of a step, (batch_size, *shape) float32. It depends on seed and step alone, so a resumed run has it."""
+    """The noise of a step, (batch_size, *shape) float32. It depends only on the seed and the step, so a resumed run has it."""
     return np.random.default_rng([seed, step, 1]).standard_normal((batch_size, *shape), dtype=np.float32)
 
 
@@ -24,7 +24,7 @@ def feed_for(generator: keras.Model, seed: int, step: int, batch_size: int, clas
     """What G takes in a step: the noise, or the list of what its inputs take.
 
     An input of integers is AC-GAN's class, (batch_size, 1) int32 below `classes`, each as likely as another (so does
-    Keras' example mnist_acgan.py). They too depend on seed and step alone.
+    Keras' example mnist_acgan.py). They too depend only on the seed and the step.
     """
     rng = np.random.default_rng([seed, step, 2])
 

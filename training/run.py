@@ -342,7 +342,7 @@ def announce(settings: Settings, dataset: data.Dataset, job: distributed.Job, st
     elif start:
         print(f"resuming from step {start}")
         if settings.start_from:
-            print(f"--start-from is for new runs: the weights are those of {settings.out}")
+            print(f"--start-from is ignored: {settings.out} is resumed from its own checkpoint")
     sys.stdout.flush()
 
 

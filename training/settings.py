@@ -84,22 +84,31 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
 
     data = parser.add_argument_group("data").add_argument
     data("--dataset", choices=DATASETS, default="cifar10", help="data set (default: %(default)s)")
-    data("--data-dir", type=Path, metavar="DIR", help="folder or file of the data; without it, they are downloaded")
+    data(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder or file of the data (default: cifar10 and mnist are downloaded)",
+    )
     data("--flip", action="store_true", help="mirror a random half of the images; for small collections")
-    data("--skip-bad", action="store_true", help="leave out, and list, the images of a folder that cannot be read")
-    data("--check-cache", action="store_true", help="decode the images of a folder anew")
+    data("--skip-bad", action="store_true", help="list and leave out images that cannot be read (--dataset folder)")
+    data("--check-cache", action="store_true", help="decode the images again (--dataset folder)")
 
     model = parser.add_argument_group("networks").add_argument
     names = ", ".join(MODELS)
-    model("--model", metavar="NAME", help=f"{names}, or FILE.py with a pair of your own (default: by data set)")
+    model(
+        "--model",
+        metavar="NAME",
+        help=f"{names}, or FILE.py with your own pair of networks (default: mnist for --dataset mnist, else article)",
+    )
     model(
         "--size", type=command.size, metavar="HxW", help="image size, e.g. 96 or 64x128, for models with several sizes"
     )
-    model("--grey", action="store_true", help="grey images, one channel")
+    model("--grey", action="store_true", help="train on grey images (one channel)")
     model("--summary", action="store_true", help="print both networks and the settings, and exit")
 
     training = parser.add_argument_group("training (defaults: the model's)").add_argument
-    training("--loss", choices=LOSSES, help="loss of D and G")
+    training("--loss", choices=LOSSES, help="loss function of D and G")
     training("--smoothing", type=command.from_to(0, 0.5), metavar="S", help="label smoothing: real targets are 1 - S")
     training("--learning-rate", type=command.from_to(1e-12, 1), metavar="RATE", help="Adam's learning rate")
     training("--beta1", type=command.from_to(0, 0.999999), metavar="BETA", help="Adam's beta1")
@@ -116,34 +125,56 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
         default="one-pass",
         help="the article's step, or the slow recipe that it replaces (default: %(default)s)",
     )
-    training("--seed", type=command.at_least(0, 2**32 - 1), default=0, metavar="N", help="random seed (%(default)s)")
+    training(
+        "--seed", type=command.at_least(0, 2**32 - 1), default=0, metavar="N", help="random seed (default: %(default)s)"
+    )
     training(
         "--devices",
         type=number_or_all,
         default=1,
         metavar="N",
-        help="number of GPUs, or all; without GPUs, parts of the CPU (default: %(default)s)",
+        help="number of GPUs, or all; without GPUs, the CPU is divided into N devices (default: %(default)s)",
     )
 
     run = parser.add_argument_group("run")
     length = run.add_mutually_exclusive_group().add_argument
-    length("--steps", type=command.at_least(1), default=10000, metavar="N", help="train up to this step (%(default)s)")
+    length(
+        "--steps",
+        type=command.at_least(1),
+        default=10000,
+        metavar="N",
+        help="train up to this step (default: %(default)s)",
+    )
     length("--epochs", type=command.at_least(1), metavar="N", help="train up to the end of this epoch")
     add = run.add_argument
     add("--out", type=Path, metavar="DIR", help="folder of the run (default: samples/<data set>)")
-    add("--sample-every", default="500", **every, help="steps, or epochs, e.g. 25epochs (%(default)s)")
+    add(
+        "--sample-every",
+        default="500",
+        **every,
+        help="save a sample grid every N steps, or epochs, e.g. 25epochs (default: %(default)s)",
+    )
     add(
         "--checkpoint-every",
         type=partial(interval, units=("epochs", "epoch", "min")),
         metavar="N",
-        help="steps, epochs or minutes, e.g. 10min (default: 500 steps or 10min, whichever comes first)",
+        help="save a checkpoint every N steps, epochs or minutes, e.g. 10min (default: 500 steps or 10min, whichever comes first)",
     )
-    add("--keep-every", **every, help="also keep the generator of every N steps")
+    add("--keep-every", **every, help="also keep the generator's weights every N steps, or epochs")
     add("--keep-checkpoints", action="store_true", help="with --keep-every, keep the full training state too")
     add("--start-from", type=Path, metavar="DIR", help="start a new run with the weights of the run in DIR")
-    add("--keep-optimizer", action="store_true", help="with --start-from, go on from its last checkpoint")
-    add("--from-step", type=command.at_least(1), metavar="N", help="with --start-from, go on from its state of step N")
-    add("--restart", action="store_true", help="start over; the old folder gets another name")
+    add(
+        "--keep-optimizer",
+        action="store_true",
+        help="with --start-from, continue from the last checkpoint, optimizer included",
+    )
+    add(
+        "--from-step",
+        type=command.at_least(1),
+        metavar="N",
+        help="with --start-from, continue from the state kept at step N",
+    )
+    add("--restart", action="store_true", help="start over; the old folder is renamed to DIR.1")
 
     settings = parser.parse_args(arguments, Settings())
     settings.model = settings.model or DEFAULT_MODEL.get(settings.dataset, "article")
