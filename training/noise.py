@@ -16,7 +16,7 @@ def noise_of(seed: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def noise_for(seed: int, step: int, batch_size: int, shape: tuple[int, ...]) -> np.ndarray:
-    """The noise of a step, (batch_size, *shape) float32. It depends only on the seed and the step, so a resumed run has it."""
+    """The noise of a step, (batch_size, *shape) float32. A resumed run draws the same."""
     return np.random.default_rng([seed, step, 1]).standard_normal((batch_size, *shape), dtype=np.float32)
 
 

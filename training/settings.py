@@ -79,7 +79,9 @@ class Settings(argparse.Namespace):
 
 def parse(arguments: Sequence[str] | None = None) -> Settings:
     """Read the command line. Exits with code 2 and one line if it is wrong."""
-    parser = command.Parser(prog="dcgan_keras.py", description="Train a DCGAN, both networks in one pass per step.")
+    parser = command.Parser(
+        prog="dcgan_keras.py", description="Train a DCGAN, updating both networks in one pass per step."
+    )
     every = {"type": interval, "metavar": "N"}
 
     data = parser.add_argument_group("data").add_argument
@@ -158,7 +160,7 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
         "--checkpoint-every",
         type=partial(interval, units=("epochs", "epoch", "min")),
         metavar="N",
-        help="save a checkpoint every N steps, epochs or minutes, e.g. 10min (default: 500 steps or 10min, whichever comes first)",
+        help="save a checkpoint every N steps, epochs or minutes, e.g. 10min (default: the earlier of 500, 10min)",
     )
     add("--keep-every", **every, help="also keep the generator's weights every N steps, or epochs")
     add("--keep-checkpoints", action="store_true", help="with --keep-every, keep the full training state too")
