@@ -5,6 +5,7 @@ from conftest import bad_input
 
 from reproduce import console
 from reproduce.console import AUTHOR, WINDOW
+from training import logs
 
 
 def rows(steps):
@@ -36,8 +37,8 @@ def test_the_command_prints_the_table_and_its_summary_stands_for_the_losses(run_
     run, short = tmp_path / "run", tmp_path / "short"
     run.mkdir()
     short.mkdir()
-    lines = (f"{step},{dloss:.9g},{gloss:.9g}\n" for step, dloss, gloss in rows(26_300))
-    (run / "losses.csv").write_text("step,dloss,gloss\n" + "".join(lines))
+    lines = (f"{step},{dloss:.9g},{gloss:.9g},0.5,0.5\n" for step, dloss, gloss in rows(26_300))
+    (run / "losses.csv").write_text(logs.LOSSES + "\n" + "".join(lines))
     whole = run_here(console.main, "--run", run, "--summary", short / console.SUMMARY)
     assert whole.returncode == 0 and "9,485 to 10,484 | 1.01 (1.01 to 1.01) | 2.99" in whole.stdout
     assert run_here(console.main, "--run", short).stdout == whole.stdout

@@ -9,6 +9,7 @@ from test_evaluate import tiny_weights
 
 import command
 from reproduce import figures, ways
+from training import logs
 
 QUALITY = """pictures,step,samples,frechet,precision,recall
 "real, held out",,100,0.1,0.8,0.7
@@ -51,8 +52,8 @@ def finished(dcgan, tmp_path):
     tiny_weights(folder / "generator.h5", paint=(0.3, -0.1, -0.3))
     tiny_weights(folder / "generator_010000.h5", paint=(-0.3, 0.4, 0.1))
     (folder / "run.json").write_text('{"model": "tiny"}')
-    rows = "".join(f"{step},{0.5 + step / 1e5},{3 - step / 1e5}\n" for step in range(1, 12_001))
-    (folder / "losses.csv").write_text("step,dloss,gloss\n" + rows)
+    rows = "".join(f"{step},{0.5 + step / 1e5},{3 - step / 1e5},0.5,0.5\n" for step in range(1, 12_001))
+    (folder / "losses.csv").write_text(logs.LOSSES + "\n" + rows)
     return folder
 
 

@@ -59,3 +59,9 @@ def test_acgan_draws_the_face_that_is_asked_for_and_draws_it_in_many_ways(measur
     row = measured(("--dataset", "faces"), "--model", "acgan32", "--steps", 3000)
     assert float(row["asked"]) >= 0.9
     assert float(row["variety"]) >= 0.6  # within the class where it is least
+
+
+def test_the_same_networks_draw_the_digit_that_is_asked_for(learned):
+    row = learned("--model", "acgan32", "--grey", "--steps", 3000)
+    assert float(row["asked"]) >= 0.95
+    assert float(row["variety"]) >= 0.7
