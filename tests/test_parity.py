@@ -112,6 +112,7 @@ def test_what_is_committed_is_cut_from_the_full_recording(tmp_path):
         np.testing.assert_array_equal(committed[name], again[name])
 
 
+@pytest.mark.long
 def test_stock_layers_without_onednn_agree_more_closely(tmp_path):
     """The processor's own order of sums, in a process of its own: TensorFlow reads the variable while it loads."""
     command = [sys.executable, "tests/recording.py", "replay", SOURCE, tmp_path / "replayed.npz"]

@@ -169,7 +169,7 @@ def test_numbered_files_are_sorted_by_step_and_foreign_ones_left_alone(tmp_path)
     "options",
     [
         pytest.param((), id="tiny"),
-        pytest.param(("--recipe", "two-model"), id="two models"),
+        pytest.param(("--recipe", "two-model"), id="two models", marks=pytest.mark.long),
         pytest.param(
             ("--model", "classes", "--dataset", "arrays", "--data-dir", "images.npz", "--flip"),
             id="classes, dropout and own images, mirrored",

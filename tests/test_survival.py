@@ -94,6 +94,7 @@ def crashed():
     raise KeyboardInterrupt  # saves nothing
 
 
+@pytest.mark.long
 def test_steps_cut_at_random_points_end_with_the_same_bits(dcgan, watched, tmp_path):
     """1,000 faces in batches of 48 are an epoch of 20 steps, so most cuts are in the middle of one."""
     run = (*SHORT, "--batch-size", 48, "--steps", 50, "--checkpoint-every", 9, "--sample-every", 20)
