@@ -14,7 +14,7 @@ from typing import NoReturn
 WINDOWS = os.name == "nt"
 MAX_SIZE = 2048  # pixels of an image's side
 STALLED = 10  # seconds to wait for a console that takes no text
-# What a call raises where the file system does not have the service, such as locks on NFS.
+# What `fsync` raises where the file system does not have it.
 LACKING = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 
 # Before h5py is loaded: files are written beside and renamed here, so HDF5 need not lock them.

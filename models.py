@@ -388,16 +388,16 @@ def acgan_discriminator(classes: int = 10, shape: Shape = (28, 28, 1), activatio
     Source: Odena et al. 2016, section 3, on the tutorial's base with `ConcatDiff`.
     """
     base = keras.Sequential([*mnist_downsample(shape), layers.Flatten()], "downsample")
-    return with_classes(base, classes, activation)
+    return score_and_classes(base, classes, activation)
 
 
 def acgan32_discriminator(classes: int = 10, shape: Shape = (32, 32, 3), activation: str = "sigmoid") -> keras.Model:
     """D of an AC-GAN on the article's networks: image -> [score (1,) in (0, 1), logits of the classes (classes,)]."""
     base = keras.Sequential([*article_features(shape), layers.Flatten()], "features")
-    return with_classes(base, classes, activation, MinibatchDiscrimination())
+    return score_and_classes(base, classes, activation, MinibatchDiscrimination())
 
 
-def with_classes(
+def score_and_classes(
     base: keras.Model, classes: int, activation: str, before_score: layers.Layer | None = None
 ) -> keras.Model:
     """D with two outputs, the score and the classes' logits, from the features of `base`."""
