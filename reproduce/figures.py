@@ -249,7 +249,12 @@ def parse(arguments: list[str] | None = None):
     add = parser.add_argument
     add("--run", type=Path, metavar="DIR", help="the folder of a run (default: what is committed under samples/)")
     add("--others", type=Path, nargs="+", metavar="DIR", help="the folders of more runs, to compare with")
-    add("--weights", type=Path, metavar="FILE", help="the newest generator's weights (default: the run's)")
+    add(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="weights to show as the run's newest generator (default: its generator.h5)",
+    )
     add("--best", type=Path, metavar="FILE", help="the weights of one more generator to show")
     add(
         "--quality",
@@ -295,10 +300,13 @@ def sources(arguments) -> tuple[list[Run], dict[str, Path], Path | None]:
     runs = [Run(folders[0], arguments.weights), *map(Run, folders[1:])]
     tables = arguments.quality or [folder / QUALITY for folder in measured if (folder / QUALITY).is_file()]
     measured = [run_name(path.parent if path.name == QUALITY else path.with_suffix("")) for path in tables]
-    for names in ([*(run.name for run in runs), "best", "true contrast"], measured):  # of files, and in the legend
+    files = [*(run.name for run in runs[1:]), "true contrast", *(["best"] if best else [])]
+    for names in ([run.name for run in runs], files, measured):  # in tables, of files, in the chart's legend
         for name in names:
             if names.count(name) > 1:
-                raise InputError(f"two of them would be called {name!r}; rename a folder or a table")
+                raise InputError(
+                    f"the figures would have the name {name!r} twice; rename the folder of a run or a table"
+                )
     return runs, dict(zip(measured, tables, strict=True)), best
 
 

@@ -139,4 +139,6 @@ def test_bad_input_is_one_line(run, finished, tmp_path):
     assert "reproduce.benchmark" in bad_input(run("--run", finished, "--benchmark", "b.json"))
     assert not (tmp_path / "figures").exists()
     best = shutil.copytree(finished, tmp_path / "best")
-    assert "'best'" in bad_input(run("--run", finished, "--others", best))
+    assert "'best'" in bad_input(run("--run", finished, "--others", best, "--best", best / "generator.h5"))
+    runs, *_ = figures.sources(figures.parse(["--run", str(best)]))  # only its name is that of --best
+    assert [each.name for each in runs] == ["best"]
