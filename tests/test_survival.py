@@ -211,6 +211,7 @@ def test_a_signal_while_it_saves_ends_the_run_with_the_next_step(dcgan, monkeypa
     monkeypatch.setattr(tf.train.Saver, "save", interrupted_save)
     result = dcgan(*SHORT, "--steps", 9)
     assert result.returncode == 128 + signal.SIGTERM and saved == [4, 5]
+    assert " - stopping: saving the run\n" in result.stdout
     assert result.stdout.splitlines()[-1].startswith("stopped at step 5, all saved")
 
 

@@ -275,6 +275,8 @@ class Run:
         if not self.writes:
             return
         self.show(step, losses)
+        if self.stopped and step < settings.steps:  # saving may take seconds
+            print(" - stopping: saving the run", end="", flush=True)
         self.logs.losses(step, losses)
         self.warnings.scores(step, losses[3])
         if step % settings.sample_every == 0 or step == settings.steps:
@@ -334,7 +336,8 @@ def announce(settings: Settings, dataset: data.Dataset, job: distributed.Job, st
     """Print before the first step: what is trained, on which images and device, and where the output goes."""
     workers = f", worker 0 of {job.workers}" if job.workers > 1 else ""
     print(
-        f"{settings.model} on {len(dataset.images):,} images of {dataset.name}, batch size {settings.batch_size}, "
+        f"{settings.model} on {len(dataset.images):,} images of {dataset.name} ({'x'.join(map(str, settings.shape))}), "
+        f"batch size {settings.batch_size}, "
         f"on {job.device}{workers}; output in {settings.out}"
     )
     if settings.start_from and new:
@@ -350,17 +353,21 @@ def announce(settings: Settings, dataset: data.Dataset, job: distributed.Job, st
 def progress(start: int, steps: int, batch_size: int) -> Iterator[Callable[[int, list[np.float32]], None]]:
     """Gives `show(step, values)`, which brings Keras' progress bar to that step. What is printed next is on a new line.
 
-    The bar counts from step 1, also in a resumed run; the time per step is that of this session's steps.
+    The bar counts from step 1, also in a resumed run; the time per step is that of this session's steps without the
+    first, which includes the preparation of the graph.
     """
     names = ("dloss", "gloss", "D(x)", "D(G(z))", "images/s")
     bar = keras.utils.Progbar(steps, interval=0.2 if sys.stdout.isatty() else 30, stateful_metrics=list(names))
     began, last = time.perf_counter(), None
-    bar._estimate_step_duration = lambda current, now: (time.perf_counter() - began) / max(1, current - start)
+    bar._estimate_step_duration = lambda current, now: (time.perf_counter() - began) / max(1, current - start - 1)
 
     def show(step, values):
-        nonlocal last
+        nonlocal began, last
         last = step
-        speed = (step - start) * batch_size / (time.perf_counter() - began)
+        if step == start + 1 < steps:
+            began = time.perf_counter()
+            return
+        speed = max(1, step - start - 1) * batch_size / (time.perf_counter() - began)
         bar.update(step, list(zip(names, [*values, speed], strict=True)))
 
     try:
