@@ -148,7 +148,7 @@ def export(generator: "Generator", arguments) -> list[Path]:
 def save(picture: Image.Image, path: Path, generator: "Generator", arguments, seeds: list[int] | None = None) -> Path:
     """Save an image with the settings that make it again."""
     settings = {name: value for name, value in vars(arguments).items() if name in SETTINGS and value is not None}
-    if not generator.classes:
+    if not generator.classes or arguments.function is classes:  # which shows all
         settings.pop("label", None)
     settings |= {"model": generator.name, "weights": arguments.digest}
     if seeds:
@@ -217,16 +217,16 @@ def parse(given: Sequence[str] | None = None):
     add_seeds(add, "0-63")
     add_class(add)
 
-    add = add_command(walk, "a walk from sample to sample, as a strip (PNG) and an animation (GIF)", "walk.png")
+    what = "interpolation: a row from each sample to the next (PNG), and an animation of it (GIF)"
+    add = add_command(walk, what, "walk.png")
     add_seeds(add, "0-3")
     add_class(add)
     frames = "frames from one sample to the next (default: %(default)s)"
     add("--frames", type=command.at_least(2), default=12, metavar="N", help=frames)
     add("--loop", action="store_true", help="return to the first sample")
 
-    add = add_command(
-        arithmetic, "arithmetic on latent vectors, e.g. mean(3, 7) - mean(1, 2) + mean(4)", "arithmetic.png"
-    )
+    what = "arithmetic on latent vectors, e.g. mean(3, 7) - mean(1, 2) + mean(4): the result is at the bottom right"
+    add = add_command(arithmetic, what, "arithmetic.png")
     for name, what in {"mean": "mean to start from", "minus": "mean to subtract", "plus": "mean to add"}.items():
         text = f"seeds of the {what}, e.g. 3,7; `grid --numbers` shows them"
         add(f"--{name}", type=seeds, required=True, metavar="LIST", help=text)

@@ -26,7 +26,9 @@ def load(data_dir: str | os.PathLike | None, labelled: bool = False) -> Dataset:
     name = printable(str(data_dir))
     if not os.path.isfile(data_dir):
         raise InputError(f"{name} is not a file; --dataset arrays needs --data-dir FILE.npz or FILE.npy")
-    with opened(Path(data_dir), f"{name} has no images", "--dataset arrays reads (n, height, width, channels)") as file:
+    with opened(
+        Path(data_dir), f"{name} cannot be used", "--dataset arrays reads (n, height, width, channels)"
+    ) as file:
         images, labels = (file, None) if isinstance(file, np.ndarray) else _members(file)
         if images.ndim == 3:
             images = images[..., np.newaxis]
@@ -89,7 +91,7 @@ def _eight_bits(images: np.ndarray) -> np.ndarray:
         raise ValueError(f"their type is {images.dtype}, neither uint8 nor floats")
     low, high = images.min(), images.max()
     if not (low >= -1 and high <= 1):  # refuses NaN as well
-        raise ValueError(f"their values go from {low:g} to {high:g}, neither from 0 to 1 nor from -1 to 1")
+        raise ValueError(f"their values go from {low:g} to {high:g}: scale them to [0, 1] or [-1, 1], or save uint8")
     low = -1 if low < 0 else 0
     scaled = np.empty(images.shape, np.uint8)
     for target, image in zip(scaled, images, strict=True):  # one at a time: floats take four times the memory

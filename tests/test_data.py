@@ -153,11 +153,11 @@ def test_labels_of_arrays(x, y, labels, classes, load_arrays):
 
 OBJECTS = np.array([Runs()] * 30, object)
 BROKEN_ARRAYS = {
-    "empty": (b"", "has no images"),
-    "text": (b"<html>404</html>", "has no images"),
-    "a cut .npy": (saved(COLOUR)[:-9], "has no images"),
-    "a cut .npz": (saved({"x": COLOUR})[:-9], "has no images"),
-    "a pickle": (pickle.dumps(Runs()), "has no images"),
+    "empty": (b"", "cannot be used"),
+    "text": (b"<html>404</html>", "cannot be used"),
+    "a cut .npy": (saved(COLOUR)[:-9], "cannot be used"),
+    "a cut .npz": (saved({"x": COLOUR})[:-9], "cannot be used"),
+    "a pickle": (pickle.dumps(Runs()), "cannot be used"),
     "objects": (saved(OBJECTS), "Python objects"),
     "objects in an npz": (saved({"x": OBJECTS}), "Object arrays cannot be loaded"),
     "objects as labels": (saved({"x": COLOUR, "y": OBJECTS}), "Object arrays cannot be loaded"),

@@ -272,7 +272,8 @@ def test_a_pair_in_a_file_is_used_when_it_is_asked_for_and_never_by_itself(run, 
     with Image.open(result.stdout.strip()) as image:
         assert image.size == (12, 8) and not result.stderr
     (tmp_path / "own.py").write_text(OWN + "open('run', 'w')\n")
-    assert "give --model own.py" in bad_input(run("--weights", path)) and not (tmp_path / "run").exists()
+    assert "networks of own.py: give that file's path" in bad_input(run("--weights", path))
+    assert not (tmp_path / "run").exists()
     result = run("single", "--weights", path, "--model", "own.py", "--seeds", "1")
     assert result.returncode == 0 and result.stderr.count("\n") == 1
     assert "own.py is not the file that" in result.stderr and (tmp_path / "run").exists()
@@ -423,10 +424,12 @@ def test_sizes_that_no_noise_makes_are_refused_with_those_that_do(run, weights):
         assert "8 pixels" in line and "multiple of 2" in line
 
 
-def test_weights_that_fit_no_model_are_refused_with_what_differs_from_each(run, weights):
+def test_weights_that_fit_no_model_are_refused_and_with_a_name_it_says_what_differs(run, weights):
     path = weights("other", lambda: keras.Sequential([layers.InputLayer((2,)), layers.Dense(9)]))
-    line = bad_input(run("--weights", path))
-    assert all(f"{name} of 32x32x3" in line for name in GENERATORS) and "2x9 9" in line
+    assert "--model NAME" in bad_input(run("--weights", path))
+    for name in GENERATORS:
+        line = bad_input(run("--weights", path, "--model", name))
+        assert f"{name} of 32x32x3" in line and "2x9 9" in line
 
 
 def test_weights_that_fit_two_models_of_other_pixels_need_the_name(run, weights, monkeypatch):

@@ -171,7 +171,9 @@ def load_generator(path: Path, name: str | None = None, batch_statistics: bool =
     if source := run.get("source"):
         if not name:
             file = printable(source["file"])
-            raise InputError(f"{path} needs the networks of {file}, which is not run unasked: give --model {file}")
+            raise InputError(
+                f"{path} needs the networks of {file}: give that file's path with --model (its code will run)"
+            )
         if models.is_file(name) and models.source(name)["sha256"] != source["sha256"]:
             print(f"warning: {name} is not the file that {path} was trained with", file=sys.stderr)
     elif not name and run.get("model") in models.MODELS:
@@ -189,10 +191,12 @@ def load_generator(path: Path, name: str | None = None, batch_statistics: bool =
         if fitting:
             break
     else:
-        what = "this model" if name else "any model"
+        if not name:
+            advice = "give --model NAME to see what differs, or --model FILE.py for networks of your own"
+            raise InputError(f"{path} does not have the weights of a generator of this project: {advice}")
         reasons = "; ".join(f"{each}: {difference}" for each, difference in differences.items())
         reasons = reasons or f"run.json says {'x'.join(map(str, told[0]))}, which is no size of {name}"
-        raise InputError(f"{path} does not have the weights of {what}: {reasons}")
+        raise InputError(f"{path} does not have the weights of this model: {reasons}")
     if len({pair.pixels for _, pair, _ in fitting}) > 1:
         raise InputError(f"{path} fits several models: choose with --model {' or '.join(each for each, *_ in fitting)}")
     name, pair, classes = fitting[0]
