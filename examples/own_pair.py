@@ -1,7 +1,7 @@
 """Your own networks: a file with a `pair`, for --model.
 
-    python dcgan_keras.py --dataset faces --model examples/own_pair.py --out samples/own --steps 1000
-    python generate.py walk --weights samples/own/generator.h5 --model examples/own_pair.py
+    python dcgan_keras.py --dataset faces --model examples/own_pair.py --out samples/own_pair --steps 1000
+    python generate.py walk --weights samples/own_pair/generator.h5 --model examples/own_pair.py
 
 It has all that the built-in models have: resume, samples, logs, TensorBoard, generate.py.
 """
