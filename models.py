@@ -172,7 +172,7 @@ def dcgan_generator(shape: Shape = (64, 64, 3)) -> keras.Model:
 
     def deconv(filters, kernel=4, strides=2, padding="same"):
         return [
-            layers.Conv2DTranspose(filters, kernel, strides=strides, padding=padding, kernel_initializer=normal()),
+            Conv2DTranspose(filters, kernel, strides=strides, padding=padding, kernel_initializer=normal()),
             layers.BatchNormalization(momentum=0.9, epsilon=1e-5, gamma_initializer=normal(1)),
             layers.ReLU(),
         ]
@@ -184,7 +184,7 @@ def dcgan_generator(shape: Shape = (64, 64, 3)) -> keras.Model:
             layers.Reshape((1, 1, 100)),
             *deconv(first, base, strides=1, padding="valid"),  # 4x4x1024: a projection
             *itertools.chain.from_iterable(map(deconv, others)),  # 8x8x512, 16x16x256, 32x32x128
-            layers.Conv2DTranspose(shape[2], 4, strides=2, padding="same", kernel_initializer=normal()),
+            Conv2DTranspose(shape[2], 4, strides=2, padding="same", kernel_initializer=normal()),
             layers.Activation("tanh"),  # 64x64x3
         ],
         name="generator",
@@ -200,7 +200,7 @@ def dcgan_discriminator(activation: str = "sigmoid", shape: Shape = (64, 64, 3))
     def conv(filters, batch_normalization=True):
         normalization = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, gamma_initializer=normal(1))
         return [
-            layers.Conv2D(filters, 4, strides=2, padding="same", kernel_initializer=normal()),
+            Conv2D(filters, 4, strides=2, padding="same", kernel_initializer=normal()),
             *([normalization] if batch_normalization else []),
             layers.LeakyReLU(0.2),
         ]
@@ -212,7 +212,7 @@ def dcgan_discriminator(activation: str = "sigmoid", shape: Shape = (64, 64, 3))
             layers.InputLayer(shape),
             *conv(first, batch_normalization=False),  # 32x32x128
             *itertools.chain.from_iterable(map(conv, others)),  # 16x16x256, 8x8x512, 4x4x1024
-            layers.Conv2D(1, base, kernel_initializer=normal()),  # 1x1x1
+            Conv2D(1, base, kernel_initializer=normal()),  # 1x1x1
             layers.Activation(activation),
             layers.Reshape((1,)),
         ],

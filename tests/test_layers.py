@@ -14,6 +14,8 @@ TRANSPOSED = [  # (arguments, shape of a picture): first those with a shortcut
     ({"filters": 3, "kernel_size": 4, "padding": "same"}, (8, 8, 6)),
     ({"filters": 1, "kernel_size": 4, "padding": "same", "activation": "tanh"}, (2, 6, 5)),
     ({"filters": 4, "kernel_size": 4, "padding": "same", "use_bias": False}, (4, 2, 3)),
+    ({"filters": 8, "kernel_size": 4, "strides": 2, "padding": "same"}, (3, 4, 8)),
+    ({"filters": 8, "kernel_size": 4, "strides": 2, "padding": "same"}, (5, 8, 8)),
     ({"filters": 3, "kernel_size": 4, "padding": "same"}, (7, 8, 6)),
     ({"filters": 5, "kernel_size": 4, "padding": "same"}, (8, 8, 6)),
     ({"filters": 3, "kernel_size": 4, "strides": 2, "padding": "same"}, (4, 4, 5)),
@@ -21,6 +23,7 @@ TRANSPOSED = [  # (arguments, shape of a picture): first those with a shortcut
     ({"filters": 3, "kernel_size": 4, "padding": "valid"}, (8, 8, 6)),
     ({"filters": 3, "kernel_size": 4, "padding": "same", "dilation_rate": 2}, (8, 8, 6)),
     ({"filters": 2, "kernel_size": 3, "padding": "same"}, (1, 1, 6)),
+    ({"filters": 8, "kernel_size": 4, "strides": 2, "padding": "same", "output_padding": 1}, (2, 2, 8)),
 ]
 ORDINARY = [
     ({"filters": 5, "kernel_size": 4, "strides": 2, "padding": "same"}, (8, 8, 3)),
@@ -30,11 +33,14 @@ ORDINARY = [
     ({"filters": 6, "kernel_size": 4, "strides": 2, "padding": "same"}, (4, 4, 5)),
     ({"filters": 3, "kernel_size": 3, "strides": 3, "padding": "same"}, (4, 5, 5)),
     ({"filters": 3, "kernel_size": 2, "padding": "same"}, (2, 2, 4)),
+    ({"filters": 8, "kernel_size": 4, "strides": 2, "padding": "same"}, (6, 8, 8)),
+    ({"filters": 8, "kernel_size": 4, "strides": 2, "padding": "same"}, (10, 16, 8)),
     ({"filters": 5, "kernel_size": 4, "strides": 2, "padding": "same"}, (8, 7, 3)),
     ({"filters": 5, "kernel_size": 4, "strides": 2, "padding": "same"}, (8, 8, 5)),
     ({"filters": 5, "kernel_size": 4, "strides": 1, "padding": "same"}, (8, 8, 3)),
     ({"filters": 5, "kernel_size": 4, "strides": 2, "padding": "valid"}, (8, 8, 3)),
     ({"filters": 5, "kernel_size": 2, "dilation_rate": 2}, (3, 3, 3)),
+    ({"filters": 8, "kernel_size": 4, "strides": 2, "padding": "same"}, (6, 7, 8)),
 ]
 NORMALIZATIONS = [
     ({"momentum": 0.9, "epsilon": 1e-3}, (4, 6, 24)),
@@ -49,6 +55,14 @@ CASES = [
     *(("Conv2D", *case) for case in ORDINARY),
     *(("BatchNormalization", *case) for case in NORMALIZATIONS),
 ]
+
+
+@pytest.fixture
+def eight_channels_are_many(monkeypatch):
+    monkeypatch.setattr(layers, "WIDE", 64)
+
+
+with_eight = pytest.mark.usefixtures("eight_channels_are_many")
 
 
 class StockConcatDiff(stock.Layer):
@@ -93,6 +107,7 @@ def shorter(kind, case, shape):
     return bool(types & {"IdentityN", "MatMul", "Reshape"})
 
 
+@with_eight
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(("kind", "case", "shape"), CASES)
 def test_a_fast_layer_equals_its_stock_layer(kind, case, shape, training, sess):
@@ -104,13 +119,15 @@ def test_concat_diff_equals_plain_tensorflow_in_both_directions(channels, sess):
     agree(models.ConcatDiff(), StockConcatDiff(), (4, 6, channels), sess, batch_sizes=(1, 2, 32))
 
 
+@with_eight
 def test_the_shortcuts_are_taken_where_they_should_be():
-    assert [shorter("Conv2DTranspose", *case) for case in TRANSPOSED] == [True] * 5 + [False] * 7
-    assert [shorter("Conv2D", *case) for case in ORDINARY] == [True] * 7 + [False] * 5
+    assert [shorter("Conv2DTranspose", *case) for case in TRANSPOSED] == [True] * 7 + [False] * 8
+    assert [shorter("Conv2D", *case) for case in ORDINARY] == [True] * 9 + [False] * 6
     assert [shorter("BatchNormalization", *case) for case in NORMALIZATIONS] == [True] * 2 + [False] * 4
 
 
-@pytest.mark.parametrize(("kind", "case", "shape"), [CASES[0], CASES[2], CASES[12], CASES[14], CASES[24]])
+@with_eight
+@pytest.mark.parametrize(("kind", "case", "shape"), [CASES[i] for i in (0, 2, 5, 15, 17, 22, 30)])
 def test_where_tensorflow_has_a_gpu_the_stock_layer_runs(kind, case, shape, monkeypatch):
     def operations(layer):
         with tf.Graph().as_default() as graph:
@@ -151,6 +168,14 @@ def test_the_articles_networks_take_the_shortcuts(graph):
     assert backward["Conv2DBackpropInput"] == 2  # D's second and third layer
     assert backward["DepthToSpace"] == 1  # the gradient of the picture
     assert backward["Split"] + backward["SplitV"] == backward["Sign"] == 4  # concat_diff's own
+
+
+def test_dcgans_networks_take_the_shortcuts(graph):
+    discriminator = models.dcgan_discriminator()
+    score = discriminator(keras.Input((64, 64, 3)))
+    tf.gradients(score, discriminator.trainable_weights)
+    patches = [op for op in graph.get_operations() if op.type == "ExtractImagePatches"]
+    assert len(patches) == 4  # of the fourth layer, built and called, and for the kernels of the third and fourth
 
 
 @pytest.mark.parametrize(("kind", "case", "shape"), CASES)

@@ -2,11 +2,13 @@
 
 `Conv2D`, `Conv2DTranspose` and `BatchNormalization` have the weights, names and configuration of the stock layers, so
 weight files are interchangeable. Where a shortcut does not apply, and wherever TensorFlow has a GPU, the stock code
-runs. There are three shortcuts, for oneDNN with AVX-512:
+runs. There are four shortcuts, for oneDNN:
 
 - A convolution puts its output channels into the 16 lanes of a register, so an image of 3 channels wastes 13 of them.
   `to_few_channels` computes the 3 channels of 2x2 pixels at once.
 - A convolution over a few pixels spends its time on borders and preparation. A matrix product does not.
+- A convolution between few pixels with many channels is slow for the same reason, and its kernel's gradient slowest of
+  all. `wide_convolution` makes a matrix product of its patches.
 - Batch normalization is slow where the channels do not fill the lanes.
 
 reproduce/benchmarks.md has the gain of each. Shapes in comments leave out the batch.
@@ -68,15 +70,18 @@ def _features_from_image(x, kernel):
 
 def _has_few_channels(layer: keras.layers.Conv2D, x: tf.Tensor, channels: int, stride: int) -> bool:
     """Whether `to_few_channels` applies to the layer's geometry and pays: 4 * channels must fit into 16 lanes."""
+    return channels <= 4 and _is_4x4(layer, stride) and all(size and size % 2 == 0 for size in x.shape[1:3])
+
+
+def _is_4x4(layer: keras.layers.Conv2D, stride: int) -> bool:
+    """Whether the layer has 4x4 kernels, this stride, and nothing unusual."""
     return (
-        channels <= 4
-        and layer.kernel_size == (4, 4)
+        layer.kernel_size == (4, 4)
         and layer.strides == (stride, stride)
         and layer.padding == "same"
         and layer.data_format == "channels_last"
         and layer.dilation_rate == (1, 1)
         and layer.groups == 1
-        and all(size and size % 2 == 0 for size in x.shape[1:3])
     )
 
 
@@ -124,6 +129,77 @@ def _around(whole: tuple[int, int], start: tuple[int, int], part: tuple[int, int
     return [[first, size - first - length] for size, first, length in zip(whole, start, part, strict=True)]
 
 
+# Convolutions with 4x4 kernels and stride 2 between an image (2h, 2w, c) and features (h, w, n) with so many channels
+# that the kernel (4, 4, c, n) has more numbers than either.
+WIDE = 2**16  # c * n from which they count as such
+FEW, SEVERAL = 16, 64  # h * w up to which all of it is faster as a product of patches, or the kernel's gradient is
+
+
+def _patches(image):
+    """(2h, 2w, c) -> (batch * h * w, 16 c), the pixels that each of the features is computed from."""
+    patches = tf.image.extract_patches(image, (1, 4, 4, 1), (1, 2, 2, 1), (1, 1, 1, 1), "SAME")
+    return tf.reshape(patches, (-1, patches.shape[-1]))
+
+
+def _from_patches(patches, height, width):
+    """The transpose of `_patches`: every pixel of (2h, 2w, c) is the sum of the four patches that it lies in."""
+    taps = tf.reshape(patches, (-1, height, width, 4, 4, patches.shape[-1] // 16))
+    quarters = [  # of every block of 2x2 pixels, in an image with a border of one pixel
+        tf.add_n([
+            tf.pad(taps[:, :, :, 2 * i + row, 2 * j + column], [[0, 0], [i, 1 - i], [j, 1 - j], [0, 0]])
+            for i in (0, 1) for j in (0, 1)
+        ])
+        for row in (0, 1) for column in (0, 1)
+    ]  # fmt: skip
+    return tf.nn.depth_to_space(tf.concat(quarters, -1), 2)[:, 1:-1, 1:-1]
+
+
+def _features(image, kernel):
+    if image.shape[1] * image.shape[2] > 4 * FEW:
+        return tf.nn.conv2d(image, kernel, 2, "SAME")
+    products = tf.matmul(_patches(image), tf.reshape(kernel, (-1, kernel.shape[-1])))
+    return tf.reshape(products, (-1, image.shape[1] // 2, image.shape[2] // 2, kernel.shape[-1]))
+
+
+def _image(features, kernel):
+    _, height, width, channels = features.shape
+    if height * width > FEW:
+        shape = tf.stack([tf.shape(features)[0], 2 * height, 2 * width, kernel.shape[2]])
+        return tf.nn.conv2d_transpose(features, kernel, shape, 2, "SAME")
+    flat, weights = tf.reshape(features, (-1, channels)), tf.reshape(kernel, (-1, channels))
+    return _from_patches(tf.matmul(flat, weights, transpose_b=True), height, width)
+
+
+def _kernel(image, features, shape):
+    if features.shape[1] * features.shape[2] > SEVERAL:
+        return tf.nn.conv2d_backprop_filter(image, shape, features, (1, 2, 2, 1), "SAME")
+    flat = tf.reshape(features, (-1, features.shape[-1]))
+    return tf.reshape(tf.matmul(_patches(image), flat, transpose_a=True), shape)
+
+
+@tf.custom_gradient
+def wide_convolution(x, kernel):
+    """`tf.nn.conv2d(x, kernel, 2, "SAME")` for a kernel (4, 4, c, n): (2h, 2w, c) -> (h, w, n)."""
+    return _features(x, kernel), lambda dy: (_image(dy, kernel), _kernel(x, dy, kernel.shape))
+
+
+@tf.custom_gradient
+def wide_transposed_convolution(x, kernel):
+    """`tf.nn.conv2d_transpose(x, kernel, ..., 2, "SAME")` for a kernel (4, 4, c, n): (h, w, n) -> (2h, 2w, c)."""
+    return _image(x, kernel), lambda dy: (_features(dy, kernel), _kernel(dy, x, kernel.shape))
+
+
+def _is_wide(layer: keras.layers.Conv2D, image: tuple[int, ...], features: tuple[int, ...]) -> bool:
+    """Whether the layer is such a convolution between these shapes, of few enough pixels."""
+    return (
+        _is_4x4(layer, stride=2)
+        and None not in (*image, *features)
+        and image[:2] == (2 * features[0], 2 * features[1])
+        and features[0] * features[1] <= SEVERAL
+        and image[2] * features[2] >= WIDE
+    )
+
+
 @keras.utils.register_keras_serializable("dcgan")
 class Conv2D(keras.layers.Conv2D):
     """`keras.layers.Conv2D`: the same arguments, weights and results (up to rounding)."""
@@ -136,6 +212,8 @@ class Conv2D(keras.layers.Conv2D):
         if _has_few_channels(self, inputs, inputs.shape[-1], stride=2):
             return _features_from_image(inputs, kernel)
         shape = tuple(self.compute_output_shape(inputs.shape)[1:])
+        if _is_wide(self, tuple(inputs.shape[1:]), shape):
+            return wide_convolution(inputs, kernel)
         plain = self.data_format == "channels_last" and self.groups == 1 and self.dilation_rate == (1, 1)
         if not plain or None in shape or shape[0] * shape[1] > 4:
             return super().convolution_op(inputs, kernel)
@@ -161,6 +239,8 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
         shape = tuple(self.compute_output_shape(inputs.shape)[1:])
         if _has_few_channels(self, inputs, self.filters, stride=1):
             outputs = _image_from_features(inputs, tf.convert_to_tensor(self.kernel))
+        elif _is_wide(self, shape, tuple(inputs.shape[1:])):
+            outputs = wide_transposed_convolution(inputs, tf.convert_to_tensor(self.kernel))
         elif (
             tuple(inputs.shape[1:3]) == (1, 1)
             and shape == (*self.kernel_size, self.filters)
