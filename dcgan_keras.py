@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     set_seed(settings.seed)
     batch_size = settings.batch_size if one_pass else None
-    job = distributed.Job() if settings.summary else distributed.join(settings.devices, batch_size)
+    job = distributed.Job() if settings.summary else distributed.join(settings.devices, batch_size, pair.shape)
     # Keras would open a session of its own for the models, and a process's first session sets up its devices for good.
     keras.backend.set_session(job.session())
     if settings.summary:

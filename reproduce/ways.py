@@ -81,7 +81,7 @@ def article(pair: str, batch_size: int) -> Step:
     from dcgan_keras import gan
     from tf1 import keras, session_config, tf
 
-    session = tf.Session(config=session_config(batch_size))
+    session = tf.Session(config=session_config(batch_size, RACES[pair].shape))
     keras.backend.set_session(session)
     networks = models.MODELS[pair].generator(), models.MODELS[pair].discriminator()
     gan_feed = gan(*networks, learning_rate=LEARNING_RATE, beta1=BETA1, batch_size=batch_size)

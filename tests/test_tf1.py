@@ -12,11 +12,17 @@ import tf1
 
 
 @pytest.mark.parametrize(
-    ("cores", "batch_size", "threads"), [(2, 32, 1), (2, 64, 1), (2, 65, 0), (2, None, 0), (1, 32, 0), (8, 32, 0)]
+    ("cores", "batch_size", "size", "threads"),
+    [
+        *((2, 32, 32, 1), (2, 64, 32, 1), (2, 65, 32, 0), (2, 16, 64, 1), (2, 32, 64, 0)),
+        *((2, None, 32, 0), (1, 32, 32, 0), (8, 32, 32, 0)),
+    ],
 )
-def test_on_two_cores_ops_of_a_small_batch_are_not_split(cores, batch_size, threads, monkeypatch):
+def test_on_two_cores_ops_of_a_small_batch_are_not_split(cores, batch_size, size, threads, monkeypatch):
     monkeypatch.setattr(tf1, "cores", lambda: cores)
-    assert tf1.session_config(batch_size).intra_op_parallelism_threads == threads  # 0: as many as there are cores
+    assert (
+        tf1.session_config(batch_size, (size, size)).intra_op_parallelism_threads == threads
+    )  # 0: as many as there are cores
 
 
 def import_tf1(program, path, **environment):

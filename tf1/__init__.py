@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from unittest import mock
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
@@ -97,14 +97,15 @@ tf.logging.set_verbosity(tf.logging.ERROR)
 tf.disable_eager_execution()
 
 
-def session_config(batch_size: int | None = None) -> tf.ConfigProto:
+def session_config(batch_size: int | None = None, size: Sequence[int] = (32, 32)) -> tf.ConfigProto:
     """The fastest configuration of a session: `tf.Session(config=session_config())`.
 
-    batch_size: of every step, if it is known. Up to 64 images, two cores are fastest with one op each: splitting an op
-    between them costs more than it saves. Only the first session of a process sets up its threads, for good.
+    batch_size: of every step, if it is known; size: height and width of its images. Up to 64 images of 32x32, two cores
+    are fastest with one op each: splitting an op between them costs more than it saves. Only the first session of a
+    process sets up its threads, for good.
     """
     config = tf.ConfigProto()
-    if batch_size and batch_size <= 64 and cores() == 2:
+    if batch_size and batch_size * size[0] * size[1] <= 64 * 32 * 32 and cores() == 2:
         config.intra_op_parallelism_threads = 1
     config.gpu_options.allow_growth = True  # take a GPU's memory as needed, not all at once
     # Grappler's remapper fails on this graph, logs an error, and costs time.

@@ -18,7 +18,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, TimeoutError
 from typing import NamedTuple
 
@@ -145,7 +145,8 @@ class Job:
     """One process that trains by itself, on one device or several.
 
     strategy: None for one device. local: number of devices of this process. gpus: how many of them are GPUs, all or
-    none. batch_size: total over all devices; the threads are set up for it. Raises InputError where it does not divide.
+    none. batch_size: total over all devices; size: height and width of the images; the threads are set up for both.
+    Raises InputError where the batch does not divide.
     """
 
     index, workers = 0, 1  # number of this worker, and of all workers
@@ -156,8 +157,10 @@ class Job:
         local: int = 1,
         gpus: int = 0,
         batch_size: int | None = None,
+        size: Sequence[int] = (32, 32),
     ):
-        self.strategy, self.local, self.gpus, self.batch_size = strategy, local, gpus, batch_size
+        self.strategy, self.local, self.gpus = strategy, local, gpus
+        self.batch_size, self.size = batch_size, size
         self.signal = lambda: 0  # the signal that told this process to stop
         self.signals = 0.0  # the mean over all replicas at the last step
         if batch_size and batch_size % self.replicas:
@@ -189,7 +192,7 @@ class Job:
             yield
 
     def config(self) -> tf.ConfigProto:
-        config = session_config(self.batch_size and self.batch_size // self.replicas)
+        config = session_config(self.batch_size and self.batch_size // self.replicas, self.size)
         if self.gpus:  # leave the other GPUs to other programs
             config.gpu_options.visible_device_list = ",".join(map(str, range(self.gpus)))
         else:
@@ -281,7 +284,7 @@ class Job:
 class Worker(Job):
     """One worker of a job of several processes. Raises RunError where the others do not come."""
 
-    def __init__(self, task: Task, gpus: int, batch_size: int | None = None):
+    def __init__(self, task: Task, gpus: int, batch_size: int | None = None, size: Sequence[int] = (32, 32)):
         self.names, self.name = task.names, task.name
         self.index, self.workers = list(self.names).index(task.name), len(self.names)
         cluster = tf.train.ClusterSpec(task.cluster)
@@ -289,7 +292,7 @@ class Worker(Job):
             cluster, task_type=task.type, task_id=task.index, num_accelerators={"GPU": gpus}, rpc_layer="grpc"
         )
         strategy = tf.distribute.experimental.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
-        super().__init__(strategy, max(gpus, 1), gpus, batch_size)
+        super().__init__(strategy, max(gpus, 1), gpus, batch_size, size)
         try:
             self.server = tf.distribute.Server(cluster, task.type, task.index, config=self.config())
         except tf.errors.OpError as error:
@@ -398,11 +401,12 @@ class Worker(Job):
             raise RunError(f"{what}: start the job again from {resumes_from()}") from error
 
 
-def join(devices: int | None = 1, batch_size: int | None = None) -> Job:
+def join(devices: int | None = 1, batch_size: int | None = None, size: Sequence[int] = (32, 32)) -> Job:
     """Make this process a run on one device or several, or by `TF_CONFIG` one worker of a job.
 
     devices: number for this process, None for all. They are GPUs. Without GPUs, the CPU is divided into this number of
-    devices, but the CPU of a worker is one device. batch_size: total over all devices of all workers, if it is known.
+    devices, but the CPU of a worker is one device. batch_size: total over all devices of all workers, if it is known;
+    size: height and width of the images.
     Raises InputError where the devices are not there, do not divide the batch, or `TF_CONFIG` is wrong, and RunError
     where another worker does not come.
     """
@@ -413,9 +417,9 @@ def join(devices: int | None = 1, batch_size: int | None = None) -> Job:
         raise InputError(f"--devices {devices}: TensorFlow finds {found} GPUs here")
     gpus = devices if found else 0
     if task:
-        return Worker(task, gpus, batch_size)
+        return Worker(task, gpus, batch_size, size)
     if devices == 1:
-        return Job(gpus=gpus, batch_size=batch_size)
+        return Job(gpus=gpus, batch_size=batch_size, size=size)
     kind = "gpu" if gpus else "cpu"
     strategy = tf.distribute.MirroredStrategy([f"/{kind}:{i}" for i in range(devices)])
-    return Job(strategy, devices, gpus, batch_size)
+    return Job(strategy, devices, gpus, batch_size, size)
