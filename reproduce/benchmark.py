@@ -242,7 +242,7 @@ def table(report: dict) -> str:
 
     rows = [[""]]
     for size in sizes:
-        rows[0] += [f"batch {size}: steps/s", "speed-up of the article's step"]
+        rows[0] += [f"batch {size}: steps/s", "the article's step is faster by"]
     for name in dict.fromkeys(name for size in sizes for name in report["results"][size]):
         rows.append([METHODS[name][0]])
         for size in sizes:
