@@ -74,15 +74,13 @@ def _has_few_channels(layer: keras.layers.Conv2D, x: tf.Tensor, channels: int, s
 
 
 def _is_4x4(layer: keras.layers.Conv2D, stride: int) -> bool:
-    """Whether the layer has 4x4 kernels, this stride, and nothing unusual."""
-    return (
-        layer.kernel_size == (4, 4)
-        and layer.strides == (stride, stride)
-        and layer.padding == "same"
-        and layer.data_format == "channels_last"
-        and layer.dilation_rate == (1, 1)
-        and layer.groups == 1
-    )
+    """Whether the layer has 4x4 kernels, this stride, the padding "same", and nothing unusual."""
+    geometry = layer.kernel_size, layer.strides, layer.padding
+    return geometry == ((4, 4), (stride, stride), "same") and _is_plain(layer)
+
+
+def _is_plain(layer: keras.layers.Conv2D) -> bool:
+    return layer.data_format == "channels_last" and layer.groups == 1 and layer.dilation_rate == (1, 1)
 
 
 def _windows(size: int, kernel: int, stride: int, padding: str) -> list[tuple[int, int, int]]:
@@ -136,7 +134,10 @@ FEW, SEVERAL = 16, 64  # h * w up to which all of it is faster as a product of p
 
 
 def _patches(image):
-    """(2h, 2w, c) -> (batch * h * w, 16 c), the pixels that each of the features is computed from."""
+    """(2h, 2w, c) -> (batch * h * w, 16 c), the pixels that each of the features is computed from.
+
+    A step computes them once: TensorFlow merges equal operations, those of the pass and of the kernel's gradient.
+    """
     patches = tf.image.extract_patches(image, (1, 4, 4, 1), (1, 2, 2, 1), (1, 1, 1, 1), "SAME")
     return tf.reshape(patches, (-1, patches.shape[-1]))
 
@@ -214,8 +215,7 @@ class Conv2D(keras.layers.Conv2D):
         shape = tuple(self.compute_output_shape(inputs.shape)[1:])
         if _is_wide(self, tuple(inputs.shape[1:]), shape):
             return wide_convolution(inputs, kernel)
-        plain = self.data_format == "channels_last" and self.groups == 1 and self.dilation_rate == (1, 1)
-        if not plain or None in shape or shape[0] * shape[1] > 4:
+        if not _is_plain(self) or None in shape or shape[0] * shape[1] > 4:
             return super().convolution_op(inputs, kernel)
         if shape[:2] == (1, 1) and self.kernel_size == tuple(inputs.shape[1:3]):  # the kernel covers the image
             weights = tf.reshape(kernel, (-1, self.filters))
