@@ -148,7 +148,7 @@ def export(generator: "Generator", arguments) -> list[Path]:
 def save(picture: Image.Image, path: Path, generator: "Generator", arguments, seeds: list[int] | None = None) -> Path:
     """Save an image with the settings that make it again."""
     settings = {name: value for name, value in vars(arguments).items() if name in SETTINGS and value is not None}
-    if not generator.classes or arguments.function is classes:  # which shows all
+    if not generator.classes:
         settings.pop("label", None)
     settings |= {"model": generator.name, "weights": arguments.digest}
     if seeds:
@@ -192,7 +192,7 @@ def parse(given: Sequence[str] | None = None):
 
     def add_command(function, what, out, help_out="output file (default: %(default)s)"):
         sub = commands.add_parser(function.__name__, help=what, description=what[0].upper() + what[1:] + ".")
-        sub.set_defaults(function=function, label=0)
+        sub.set_defaults(function=function, label=None)  # unless it has --class
         sub.add_argument("--weights", type=Path, required=True, metavar="FILE", help="a generator's weights, .h5")
         models = "a model's name, or a FILE.py with its networks (default: read from run.json, else inferred from the "
         sub.add_argument("--model", metavar="MODEL", help=models + "weights)")

@@ -167,6 +167,9 @@ def test_a_picture_carries_what_makes_it_again(run, weights):
         text = picture.text
     assert "label" not in text and text["command"] == "grid" and text["seeds"] == "[2, 3]" and text["model"] == "dense"
     assert text["weights"].startswith("dense.h5 sha256 ")
+    run("classes", "--weights", weights("conditional"), "--seeds", "2", "--out", "c.png")
+    with Image.open("c.png") as picture:
+        assert "label" not in picture.text and picture.text["seeds"] == "[2]"  # it shows all classes
 
 
 def test_a_walk_goes_from_seed_to_seed(run, weights, tmp_path):
