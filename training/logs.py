@@ -196,10 +196,10 @@ def make_animation(folder: RunFolder) -> None:
         size = picture.size
     factor = max(1, max(size) / MAX_SIDE)
     pictures.save_gif((_frame(sample, size, factor) for sample in chosen), path)
-    fewer = f"{len(chosen)} of " if len(chosen) < len(samples) else "all "
-    smaller = f", reduced to {1 / factor:.0%} of their size" if factor > 1 else ""
-    if fewer != "all " or smaller:
-        print(f"{path} shows {fewer}{len(samples)} sample grids{smaller}")
+    if len(chosen) < len(samples) or factor > 1:
+        part = f"{len(chosen)} of" if len(chosen) < len(samples) else "all"
+        smaller = f", reduced to {1 / factor:.0%} of their size" if factor > 1 else ""
+        print(f"{path} shows {part} {len(samples)} sample grids{smaller}")
 
 
 def _frame(path: Path, size: tuple[int, int], factor: float) -> Image.Image:

@@ -359,7 +359,9 @@ def progress(start: int, steps: int, batch_size: int) -> Iterator[Callable[[int,
     names = ("dloss", "gloss", "D(x)", "D(G(z))", "images/s")
     bar = keras.utils.Progbar(steps, interval=0.2 if sys.stdout.isatty() else 30, stateful_metrics=list(names))
     began, last = time.perf_counter(), None
-    bar._estimate_step_duration = lambda current, now: (time.perf_counter() - began) / max(1, current - start - 1)
+
+    def duration(step):
+        return (time.perf_counter() - began) / max(1, step - start - 1)
 
     def show(step, values):
         nonlocal began, last
@@ -367,9 +369,9 @@ def progress(start: int, steps: int, batch_size: int) -> Iterator[Callable[[int,
         if step == start + 1 < steps:
             began = time.perf_counter()
             return
-        speed = max(1, step - start - 1) * batch_size / (time.perf_counter() - began)
-        bar.update(step, list(zip(names, [*values, speed], strict=True)))
+        bar.update(step, list(zip(names, [*values, batch_size / duration(step)], strict=True)))
 
+    bar._estimate_step_duration = lambda current, now: duration(current)
     try:
         yield show
     finally:
