@@ -235,6 +235,7 @@ def machine() -> dict:
 def table(report: dict) -> str:
     """The report as a Markdown table: medians, with the quartiles in brackets."""
     sizes = list(report["results"])
+    digits = 1 if report["pair"] == "article" else 2  # other pairs make about one step per second, or fewer
 
     def shown(spread, digits=2):
         low, high = spread["quartiles"]
@@ -247,12 +248,15 @@ def table(report: dict) -> str:
         rows.append([METHODS[name][0]])
         for size in sizes:
             row = report["results"][size].get(name)
-            rows[-1] += [shown(row["steps_per_second"], 1) if row else ""]
+            rows[-1] += [shown(row["steps_per_second"], digits) if row else ""]
             rows[-1] += [shown(row["ratio"]) if row and name != "article" else ""]
     rows.append(["upper limit"])
     for size in sizes:
         floor = report["floor"][size]
-        rows[-1] += [shown(floor["steps_per_second"], 1), f"the article's step reaches {floor['share']['median']:.0%}"]
+        rows[-1] += [
+            shown(floor["steps_per_second"], digits),
+            f"the article's step reaches {floor['share']['median']:.0%}",
+        ]
     about = report["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
     load = f", load {about['load_before']:.1f} before" if about["load_before"] is not None else ""
