@@ -235,7 +235,7 @@ def machine() -> dict:
 def table(report: dict) -> str:
     """The report as a Markdown table: medians, with the quartiles in brackets."""
     sizes = list(report["results"])
-    digits = 1 if report["pair"] == "article" else 2  # other pairs make about one step per second, or fewer
+    speed_digits = 1 if report["pair"] == "article" else 2  # other pairs make about one step per second, or fewer
 
     def shown(spread, digits=2):
         low, high = spread["quartiles"]
@@ -248,13 +248,13 @@ def table(report: dict) -> str:
         rows.append([METHODS[name][0]])
         for size in sizes:
             row = report["results"][size].get(name)
-            rows[-1] += [shown(row["steps_per_second"], digits) if row else ""]
+            rows[-1] += [shown(row["steps_per_second"], speed_digits) if row else ""]
             rows[-1] += [shown(row["ratio"]) if row and name != "article" else ""]
     rows.append(["upper limit"])
     for size in sizes:
         floor = report["floor"][size]
         rows[-1] += [
-            shown(floor["steps_per_second"], digits),
+            shown(floor["steps_per_second"], speed_digits),
             f"the article's step reaches {floor['share']['median']:.0%}",
         ]
     about = report["machine"]

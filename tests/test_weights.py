@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 
 import models
 from command import InputError
+from reproduce import figures
 from tf1 import keras, tf
 from training import weights
 
@@ -74,10 +75,9 @@ def test_weights_come_back_to_the_last_bit(model, path):
 def test_committed_weights_load(graph, monkeypatch):
     model = models.article_generator()
     monkeypatch.setattr(weights, "_opens", lambda path: True)  # saves a process for each
-    listing = ["git", "ls-files", "samples/*.h5"]  # not the runs that a user has made there
-    committed = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
-    for path in committed or pytest.skip("what is committed is known to git only"):
-        assert weights.mismatch(model, weights.read(ROOT / path)) is None
+    folders = [ROOT / folder for folder in (figures.COMMITTED, *figures.OTHERS)]  # not those of a user's runs
+    for path in [ROOT / figures.BEST, *(path for folder in folders for path in sorted(folder.glob("*.h5")))]:
+        assert weights.mismatch(model, weights.read(path)) is None
 
 
 def test_the_weights_of_a_whole_saved_model_are_read_and_its_code_is_not(model, tmp_path):
